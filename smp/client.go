@@ -1,0 +1,336 @@
+package smp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+)
+
+// Options tune a [Client]. The zero value suits MCUboot.
+type Options struct {
+	// Version is the protocol version of requests. Leave it at V1 for a
+	// bootloader; V2 brings an application's precise error codes.
+	Version Version
+	// Timeout is how long a command without a timeout of its own waits for
+	// its answer, the time on the wire not counted. 0 means 2 s.
+	Timeout time.Duration
+	// Baud is the line's speed in bits per second (8N1), from which the time
+	// that a request spends on the wire is added to its timeout. 0 means a
+	// line too fast to matter.
+	Baud int
+	// Text receives every line that is no SMP frame: boot banners and logs.
+	// It is called from the client's reader and must not block.
+	Text func(line []byte)
+}
+
+const (
+	defaultTimeout = 2 * time.Second
+	// maxOutstanding bounds how many unanswered probes stay open at once.
+	maxOutstanding = 64
+)
+
+// Client asks one device over one line. It owns the line: it reads from it
+// until Close, so that text is seen also when nothing is asked. Its methods
+// may be called from several goroutines at once; requests may overlap, each
+// gets its own answer by sequence number, and strays are dropped.
+type Client struct {
+	line  io.ReadWriteCloser
+	opts  Options
+	codec codec
+
+	writes chan write
+	gone   chan struct{} // closed when the reader has stopped
+	quit   chan struct{} // closed by Close
+	once   sync.Once
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	pending [256]chan<- answer
+	seqs    [256]Header
+	seq     uint8
+	nudge   bool
+	readErr error
+	stats   Stats
+}
+
+// Stats counts a client's traffic.
+type Stats struct {
+	Requests int // messages sent
+	Answers  int // matched to a request
+	Strays   int // late, doubled or unasked messages, dropped
+	Timeouts int // requests that ended in silence
+	Decoder  DecoderStats
+}
+
+type write struct {
+	frame []byte
+	done  chan<- error
+}
+
+type answer struct {
+	header  Header
+	payload []byte
+}
+
+// NewClient returns a client on line, which must be raw (no echo, no newline
+// translation) and whose Close must end a Read and a Write in progress. The
+// caller must call Close.
+func NewClient(line io.ReadWriteCloser, opts Options) *Client {
+	if opts.Timeout <= 0 {
+		opts.Timeout = defaultTimeout
+	}
+	c := &Client{
+		line:   line,
+		opts:   opts,
+		codec:  newCodec(),
+		writes: make(chan write),
+		gone:   make(chan struct{}),
+		quit:   make(chan struct{}),
+		// A line feed before the first frame ends whatever half line a
+		// power-up glitch left in the device's buffer: MCUboot drops a frame
+		// whose marker is not at the start of a line.
+		nudge: true,
+	}
+	c.wg.Go(c.read)
+	c.wg.Go(c.write)
+	return c
+}
+
+// Close closes the line and waits until nothing of the client runs any more.
+// Requests in progress end with an error.
+func (c *Client) Close() error {
+	var err error
+	c.once.Do(func() {
+		close(c.quit)
+		err = c.line.Close()
+	})
+	c.wg.Wait()
+	return err
+}
+
+// Gone is closed when the line has ended: unplugged, or closed by Close.
+func (c *Client) Gone() <-chan struct{} { return c.gone }
+
+// Stats returns the counts so far.
+func (c *Client) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stats
+}
+
+func (c *Client) read() {
+	defer close(c.gone)
+	var (
+		dec Decoder
+		buf = make([]byte, 4096)
+	)
+	for {
+		n, err := c.line.Read(buf)
+		if n > 0 {
+			dec.Feed(buf[:n], c.deliver, c.opts.Text)
+			c.mu.Lock()
+			c.stats.Decoder = dec.Stats()
+			c.mu.Unlock()
+		}
+		if err != nil {
+			c.mu.Lock()
+			c.readErr = err
+			c.mu.Unlock()
+			return
+		}
+	}
+}
+
+// deliver hands a message to the request that waits for it.
+func (c *Client) deliver(msg []byte) {
+	h, payload, err := ParseMessage(msg)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	want := c.seqs[h.Sequence]
+	ch := c.pending[h.Sequence]
+	if err != nil || ch == nil || h.Op != want.Op+1 || h.Group != want.Group || h.Command != want.Command {
+		c.stats.Strays++
+		return
+	}
+	c.pending[h.Sequence] = nil
+	c.stats.Answers++
+	ch <- answer{h, append([]byte(nil), payload...)} // has room for every request it was registered for
+}
+
+func (c *Client) write() {
+	for {
+		select {
+		case <-c.quit:
+			return
+		case w := <-c.writes:
+			_, err := c.line.Write(w.frame)
+			w.done <- err
+		}
+	}
+}
+
+// request is one SMP request; its payload is the encoded CBOR map.
+type request struct {
+	name    string
+	op      Op
+	group   Group
+	command uint8
+	payload []byte
+	timeout time.Duration // 0 means the client's
+}
+
+// encode marshals v, one of this package's own request structs.
+func (c *Client) encode(v any) []byte {
+	b, err := c.codec.enc.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("smp: encoding a request: %v", err)) // our own plain structs
+	}
+	return b
+}
+
+// send puts a request on the line and registers answers to receive what
+// answers it; answers needs room for it. The returned sequence number must
+// be given back with forget.
+func (c *Client) send(ctx context.Context, r request, answers chan<- answer) (uint8, error) {
+	c.mu.Lock()
+	seq := c.seq
+	for c.pending[seq] != nil {
+		if seq++; seq == c.seq {
+			c.mu.Unlock()
+			return 0, fmt.Errorf("%s: all 256 sequence numbers are waiting for answers", r.name)
+		}
+	}
+	c.seq = seq + 1
+	h := Header{
+		Version: c.opts.Version, Op: r.op, Length: uint16(len(r.payload)),
+		Group: r.group, Sequence: seq, Command: r.command,
+	}
+	c.pending[seq], c.seqs[seq] = answers, h
+	nudge := c.nudge
+	c.nudge = false
+	c.stats.Requests++
+	c.mu.Unlock()
+
+	msg := append(h.Append(make([]byte, 0, HeaderSize+len(r.payload))), r.payload...)
+	frame := make([]byte, 0, WireSize(len(msg))+1)
+	if nudge {
+		frame = append(frame, '\n')
+	}
+	frame = AppendFrame(frame, msg)
+
+	done := make(chan error, 1)
+	var err error
+	select {
+	case c.writes <- write{frame, done}:
+		select {
+		case err = <-done:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-c.gone:
+		err = c.lineError()
+	case <-c.quit:
+		err = c.lineError()
+	}
+	if err != nil {
+		c.forget(seq)
+		if ctx.Err() != nil {
+			return 0, fmt.Errorf("%s: %w", r.name, context.Cause(ctx))
+		}
+		var port *PortError
+		if !errors.As(err, &port) {
+			err = &PortError{Op: "write", Err: err}
+		}
+		return 0, fmt.Errorf("%s: %w", r.name, err)
+	}
+	return seq, nil
+}
+
+// forget stops waiting for the answer to seq; one that comes late is a stray.
+func (c *Client) forget(seq uint8) {
+	c.mu.Lock()
+	c.pending[seq] = nil
+	c.mu.Unlock()
+}
+
+// silence notes that a request was not answered: its frame may have died half
+// way, so the next one starts on a fresh line.
+func (c *Client) silence() {
+	c.mu.Lock()
+	c.nudge = true
+	c.stats.Timeouts++
+	c.mu.Unlock()
+}
+
+func (c *Client) lineError() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.readErr
+	if err == nil {
+		err = io.ErrClosedPipe
+	}
+	return &PortError{Op: "read", Err: err}
+}
+
+// wireTime is how long n payload bytes and their framing take to the device.
+func (c *Client) wireTime(n int) time.Duration {
+	if c.opts.Baud <= 0 {
+		return 0
+	}
+	return time.Duration(WireSize(HeaderSize+n)) * 10 * time.Second / time.Duration(c.opts.Baud)
+}
+
+// wait returns the first answer, or why there is none. It ends after timeout,
+// which includes no wire time.
+func (c *Client) wait(ctx context.Context, name string, answers <-chan answer, timeout time.Duration) (answer, error) {
+	t := time.NewTimer(timeout)
+	defer t.Stop()
+	select {
+	case a := <-answers:
+		return a, nil
+	case <-ctx.Done():
+		return answer{}, fmt.Errorf("%s: %w", name, context.Cause(ctx))
+	case <-t.C:
+		c.silence()
+		return answer{}, &TimeoutError{Request: name, After: timeout}
+	case <-c.gone:
+		select {
+		case a := <-answers: // it came just before the end
+			return a, nil
+		default:
+		}
+		return answer{}, fmt.Errorf("%s: %w", name, c.lineError())
+	}
+}
+
+// do sends r and decodes its answer into out.
+func (c *Client) do(ctx context.Context, r request, out interface{ check(string) error }) error {
+	timeout := r.timeout
+	if timeout <= 0 {
+		timeout = c.opts.Timeout
+	}
+	timeout += c.wireTime(len(r.payload))
+	// The write counts too: a line that takes nothing (flow control, a dead
+	// adapter) must not hold the caller for ever.
+	wctx, cancel := context.WithTimeoutCause(ctx, timeout, &TimeoutError{Request: r.name, After: timeout})
+	defer cancel()
+	answers := make(chan answer, 1)
+	seq, err := c.send(wctx, r, answers)
+	if err != nil {
+		if ctx.Err() == nil && wctx.Err() != nil {
+			c.silence()
+		}
+		return err
+	}
+	defer c.forget(seq)
+	a, err := c.wait(ctx, r.name, answers, timeout)
+	if err != nil {
+		return err
+	}
+	return c.codec.decode(r.name, a.payload, out)
+}
