@@ -239,8 +239,12 @@ func (c *Client) send(ctx context.Context, r request, answers chan<- answer) (ui
 	}
 	if err != nil {
 		c.forget(seq)
-		if ctx.Err() != nil {
-			return 0, fmt.Errorf("%s: %w", r.name, context.Cause(ctx))
+		if cause := context.Cause(ctx); cause != nil {
+			var silent *TimeoutError
+			if errors.As(cause, &silent) {
+				return 0, silent
+			}
+			return 0, fmt.Errorf("%s: %w", r.name, cause)
 		}
 		var port *PortError
 		if !errors.As(err, &port) {

@@ -30,25 +30,15 @@ var (
 	markContinue = [2]byte{0x04, 0x14}
 )
 
-// crcTable is CRC-16/XMODEM: polynomial 0x1021, start 0, nothing reflected.
-var crcTable = func() (t [256]uint16) {
-	for i := range t {
-		c := uint16(i) << 8
-		for range 8 {
-			if c&0x8000 != 0 {
-				c = c<<1 ^ 0x1021
-			} else {
-				c <<= 1
-			}
-		}
-		t[i] = c
-	}
-	return t
-}()
-
+// crc16 continues a CRC-16/XMODEM (polynomial 0x1021, start 0, nothing
+// reflected) over p, eight bits at a step.
 func crc16(crc uint16, p []byte) uint16 {
 	for _, b := range p {
-		crc = crc<<8 ^ crcTable[byte(crc>>8)^b]
+		crc = crc>>8 | crc<<8
+		crc ^= uint16(b)
+		crc ^= crc & 0xff >> 4
+		crc ^= crc << 12
+		crc ^= crc & 0xff << 5
 	}
 	return crc
 }
@@ -146,11 +136,16 @@ func (d *Decoder) Feed(p []byte, message, text func([]byte)) {
 func (d *Decoder) endLine(message, text func([]byte)) {
 	line := d.line
 	// The last marker counts: base64 holds no marker bytes, so what stands
-	// before one is text, or a frame that a reset of the target cut short.
-	at := max(bytes.LastIndex(line, markStart[:]), bytes.LastIndex(line, markContinue[:]))
+	// between two is a frame that a reset of the target cut short.
+	at := lastMark(line)
 	before := line
 	if at >= 0 {
 		before = line[:at]
+		for i := lastMark(before); i >= 0; i = lastMark(before) {
+			d.stats.BadPacket++
+			d.open = false
+			before = before[:i]
+		}
 	}
 	// MCUboot up to 1.9 ends its lines with LF CR, so that a stray CR opens
 	// the next one.
@@ -198,4 +193,8 @@ func (d *Decoder) endLine(message, text func([]byte)) {
 			message(d.packet[2 : len(d.packet)-2])
 		}
 	}
+}
+
+func lastMark(line []byte) int {
+	return max(bytes.LastIndex(line, markStart[:]), bytes.LastIndex(line, markContinue[:]))
 }
