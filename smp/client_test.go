@@ -166,9 +166,9 @@ func TestClientCommands(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var sent string
+				sent := make(chan string, 1)
 				c, d := newDevice(t, Options{}, func(h Header, p []byte) []reply {
-					sent = hex.EncodeToString(p)
+					sent <- hex.EncodeToString(p)
 					return []reply{{payload: tt.answer, bytes: answerFrame(h, mustHex(tt.answer))}}
 				})
 				got, err := tt.ask(t.Context(), c)
@@ -181,8 +181,8 @@ func TestClientCommands(t *testing.T) {
 				if d := cmp.Diff([]Header{tt.header}, d.headers()); d != "" {
 					t.Errorf("header (-want +got):\n%s", d)
 				}
-				if sent != tt.sent {
-					t.Errorf("payload %s, want %s", sent, tt.sent)
+				if got := <-sent; got != tt.sent {
+					t.Errorf("payload %s, want %s", got, tt.sent)
 				}
 			})
 		})
@@ -515,9 +515,9 @@ func TestText(t *testing.T) {
 
 func TestProbeSize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var sizes []int
+		sizes := make(chan int, 1)
 		c, _ := newDevice(t, Options{}, func(h Header, p []byte) []reply {
-			sizes = append(sizes, HeaderSize+len(p))
+			sizes <- HeaderSize + len(p)
 			if HeaderSize+len(p) > 509 { // a build with a 512-byte buffer
 				return nil
 			}
@@ -528,7 +528,7 @@ func TestProbeSize(t *testing.T) {
 			if err != nil || ok != (size <= 509) {
 				t.Errorf("size %d: %v, %v", size, ok, err)
 			}
-			if got := sizes[len(sizes)-1]; got != size {
+			if got := <-sizes; got != size {
 				t.Errorf("a probe of %d bytes was sent for %d", got, size)
 			}
 		}

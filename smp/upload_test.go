@@ -220,6 +220,8 @@ func TestUpload(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				f.mu.Lock()
+				defer f.mu.Unlock()
 				if tt.check != nil {
 					tt.check(t, f, r)
 				}
@@ -311,6 +313,8 @@ func TestUploadEncrypted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &flasher{mute: func(n, off int) bool { return off > 4000 }, erase: 20 * time.Second}
 		_, err := uploadTo(t, f, image(5000), UploadOptions{MessageSize: 1020, Encrypted: true})
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		if _, ok := errors.AsType[*TimeoutError](err); !ok || f.lasts != 1 || f.asks != 0 {
 			t.Errorf("%v; last chunk sent %d times, position asked %d times", err, f.lasts, f.asks)
 		}
