@@ -53,7 +53,9 @@ type UploadResult struct {
 	Sent        int // bytes acknowledged by the device
 	Requests    int // upload requests sent, the repeated ones included
 	Resends     int // of these, the repeated ones
+	Bytes       int // bytes of image in all requests, the repeated ones included
 	MessageSize int // the largest message allowed, in bytes
+	ChunkSize   int // the most image bytes that one request carried
 	// Match is an application's own comparison of the flash content with SHA;
 	// nil if it made none.
 	Match *bool
@@ -231,6 +233,13 @@ func (u *upload) chunk(off int) int {
 	return room / u.opts.WriteSize * u.opts.WriteSize
 }
 
+// count notes that a request with n bytes of image goes out.
+func (u *upload) count(n int) {
+	u.result.Requests++
+	u.result.Bytes += n
+	u.result.ChunkSize = max(u.result.ChunkSize, n)
+}
+
 func (u *upload) request(off int, data []byte) request {
 	return request{name: "image upload", op: OpWrite, group: GroupImage, command: cmdImageUpload, payload: u.payload(off, data)}
 }
@@ -289,7 +298,7 @@ func (u *upload) next(ctx context.Context) error {
 		resends = 0
 	}
 	for try := 0; ; try++ {
-		u.result.Requests++
+		u.count(n)
 		var out uploadAnswer
 		err := u.c.do(ctx, r, &out)
 		if err == nil {
@@ -329,7 +338,7 @@ func (u *upload) first(ctx context.Context) error {
 	u.end = u.chunk(0)
 	r := u.request(0, u.data[:u.end])
 	for try := 0; ; try++ {
-		u.result.Requests++
+		u.count(u.end)
 		lost, err := u.firstOnce(ctx, r)
 		if err != nil {
 			return err
