@@ -1,0 +1,280 @@
+package configs_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"flashline/configs"
+)
+
+const (
+	ms = configs.Duration(time.Millisecond)
+	s  = configs.Duration(time.Second)
+)
+
+// smallest is a station file with nothing but what is required.
+const smallest = `station = "line-1"
+fixture = "FX-8A"
+records = "line-1.db"
+recipe = "line-1-recipe.toml"
+
+[[site]]
+number = 1
+port = "/dev/serial/by-path/usb-1"
+power = { pin = "GPIO17" }
+recovery = { pin = "GPIO4" }
+`
+
+const smallestRecipe = `product = "blinky"
+revision = "A"
+
+[[image]]
+file = "app.bin"
+sha256 = "110009dcee21620b166f3abfecb5eff7a873be729d1c2d53822e7acc5f34eb9b"
+`
+
+func station(t *testing.T, text string) *configs.Station {
+	t.Helper()
+	st, err := configs.ParseStation("s.toml", "/etc/line", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func recipe(t *testing.T, text string) *configs.Recipe {
+	t.Helper()
+	r, err := configs.ParseRecipe("r.toml", "/etc/line", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestDefaults(t *testing.T) {
+	st := station(t, smallest)
+	want := configs.Station{
+		Name: "line-1", Fixture: "FX-8A",
+		Records: configs.Path{Written: "line-1.db", Abs: "/etc/line/line-1.db"},
+		Recipe:  configs.Path{Written: "line-1-recipe.toml", Abs: "/etc/line/line-1-recipe.toml"},
+		Start:   configs.Start{Trigger: configs.LastScan},
+		Timings: configs.Timings{
+			PowerOff: 1 * s, Settle: 50 * ms, DetectDelay: 0, HoldCap: 5 * s,
+			ProbeEvery: 100 * ms, Stagger: 200 * ms, ResetPulse: 50 * ms,
+		},
+		Port: configs.Port{Baud: 115200},
+		Sites: []configs.Site{{
+			Number: 1, Port: "/dev/serial/by-path/usb-1", Baud: 115200,
+			Power: configs.Output{Pin: "GPIO17"}, Recovery: configs.Output{Pin: "GPIO4"},
+		}},
+		File: "s.toml", Text: smallest, SHA256: sum(t, smallest),
+	}
+
+	if diff := cmp.Diff(&want, st); diff != "" {
+		t.Errorf("station (-want +got):\n%s", diff)
+	}
+
+	r := recipe(t, smallestRecipe)
+	if diff := cmp.Diff([]configs.Image{{
+		Path:       configs.Path{Written: "app.bin", Abs: "/etc/line/app.bin"},
+		SHA256:     "110009dcee21620b166f3abfecb5eff7a873be729d1c2d53822e7acc5f34eb9b",
+		SlotPolicy: configs.PrimarySlot, WriteSize: 32,
+	}}, r.Images); diff != "" {
+		t.Errorf("images (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(configs.Timeouts{
+		FirstChunk: 60 * s, Chunk: 3 * s, LastChunk: 10 * s, List: 15 * s, Command: 2 * s, Boot: 10 * s, Total: 600 * s,
+	}, r.Timeouts); diff != "" {
+		t.Errorf("timeouts (-want +got):\n%s", diff)
+	}
+	if want := (configs.Retries{Attempts: 2, Chunk: 5}); r.Retries != want {
+		t.Errorf("retries %+v, want %+v", r.Retries, want)
+	}
+	if want := (configs.Check{Within: 5 * s}); r.Check != want {
+		t.Errorf("check %+v, want %+v", r.Check, want)
+	}
+}
+
+// TestWrittenZeroIsNotDefault holds for the keys in which zero means something.
+func TestWrittenZeroIsNotDefault(t *testing.T) {
+	st := station(t, smallest+"[timings]\nsettle = \"0s\"\nstagger = \"0s\"\n")
+	if st.Timings.Settle != 0 || st.Timings.Stagger != 0 {
+		t.Errorf("written zeros became %s and %s", st.Timings.Settle, st.Timings.Stagger)
+	}
+	r := recipe(t, smallestRecipe+"message_size = 0\n[retries]\nchunk = 0\n")
+	if r.Retries.Chunk != 0 || r.Images[0].MessageSize != 0 {
+		t.Errorf("written zeros became %d and %d", r.Retries.Chunk, r.Images[0].MessageSize)
+	}
+	sim := strings.Replace(smallest, "/dev/serial/by-path/usb-1", "sim:1", 1) + "[simulator]\npart = \"nRF52840\"\n"
+	if got := station(t, sim).Simulator; got.Seed != 1 || got.LineBufs != 8 {
+		t.Errorf("simulator defaults: seed %d, line_bufs %d; want 1 and 8", got.Seed, got.LineBufs)
+	}
+	if got := station(t, sim+"seed = 0\n").Simulator; got.Seed != 0 {
+		t.Errorf("written seed 0 became %d", got.Seed)
+	}
+}
+
+func TestSiteBaud(t *testing.T) {
+	second := strings.NewReplacer("number = 1", "number = 2\nbaud = 460800", "usb-1", "usb-2", "GPIO17", "GPIO27", "GPIO4", "GPIO5").
+		Replace(smallest[strings.Index(smallest, "[[site]]"):])
+	st := station(t, smallest+second+"[port]\nbaud = 1000000\n")
+	if a, b := st.Sites[0].Baud, st.Sites[1].Baud; a != 1000000 || b != 460800 {
+		t.Errorf("bauds %d and %d, want that of [port], 1000000, and the site's own, 460800", a, b)
+	}
+}
+
+// TestSameMeaning holds one station written in all the ways TOML has.
+func TestSameMeaning(t *testing.T) {
+	head := smallest[:strings.Index(smallest, "[[site]]")]
+	for name, text := range map[string]string{
+		"tables":       head + "[[site]]\nnumber = 1\nport = \"/dev/serial/by-path/usb-1\"\n[site.power]\npin = \"GPIO17\"\n[site.recovery]\npin = \"GPIO4\"\n",
+		"dotted":       head + "[[site]]\nnumber = 1\nport = '/dev/serial/by-path/usb-1'\npower.pin = \"GPIO17\"\nrecovery.\"pin\" = \"GPIO4\"\n",
+		"inline":       head + `site = [{ number = 0x1, port = "/dev/serial/by-path/usb-1", power = { pin = "GPIO17" }, recovery = { pin = "GPIO4" } }]`,
+		"windows":      "\ufeff" + strings.ReplaceAll(smallest, "\n", "\r\n"),
+		"no final end": strings.TrimSpace(smallest),
+	} {
+		t.Run(name, func(t *testing.T) {
+			want, got := station(t, smallest), station(t, text)
+			if got.Text != text || got.SHA256 != sum(t, text) {
+				t.Error("the text or its hash is not that of the file")
+			}
+			got.Text, got.SHA256 = want.Text, want.SHA256
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	st := station(t, strings.Replace(smallest, "/dev/serial/by-path/usb-1", "/dev/ttyUSB0", 1))
+	wantSentences(t, st.Warnings, "s.toml:8: the port /dev/ttyUSB0 of site 1 can become another board's when an adapter is plugged in anew; write the name of the same port that ls -l /dev/serial/by-path shows")
+
+	r := recipe(t, smallestRecipe+"[check]\nboot_text = 'ready'\n")
+	wantSentences(t, r.Warnings,
+		`r.toml:4: the image has no key, so its signature is not verified before it is flashed; add key = "…" with the public key of the product`,
+		"r.toml:8: boot_text in [check] does not ask for the version, so a board that still runs another one passes this check; write {version} where the board prints it")
+}
+
+func wantSentences(t *testing.T, got []configs.Problem, want ...string) {
+	t.Helper()
+	var lines []string
+	for _, p := range got {
+		lines = append(lines, p.Error())
+	}
+	if diff := cmp.Diff(want, lines); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestUnreadableFiles(t *testing.T) {
+	dir := t.TempDir()
+	big := filepath.Join(dir, "big.toml")
+	if err := os.WriteFile(big, []byte(strings.Repeat("#", 1<<20+1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	missing := filepath.Join(dir, "gone.toml")
+	for _, load := range []func(string) error{
+		func(p string) error { _, err := configs.LoadStation(p); return err },
+		func(p string) error { _, err := configs.LoadRecipe(p); return err },
+	} {
+		err := load(missing)
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("a missing file gives %v, want fs.ErrNotExist", err)
+		}
+		if want := missing + ": this file cannot be read: no such file or directory; check its name and that this user may read it"; err.Error() != want {
+			t.Errorf("got  %s\nwant %s", err, want)
+		}
+		if err := load(big); err == nil || !strings.Contains(err.Error(), "bigger than 1 MiB") {
+			t.Errorf("a file over 1 MiB gives %v", err)
+		}
+		if err := load(dir); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+			t.Errorf("a folder gives %v", err)
+		}
+	}
+	if _, err := configs.ParseStation("big", dir, make([]byte, 1<<20+1)); err == nil || !strings.Contains(err.Error(), "bigger than 1 MiB") {
+		t.Errorf("a text over 1 MiB gives %v", err)
+	}
+}
+
+// TestManyProblems: however much is wrong, what is printed stays bounded, and
+// the last line says that it is not all.
+func TestManyProblems(t *testing.T) {
+	for name, text := range map[string]string{
+		"keys":         strings.Repeat("k = 1\n", 1<<17),
+		"tables":       many("[t%d]\n", 1<<16),
+		"inline table": "port = {" + strings.Repeat("k=1, ", 1<<17) + "k=1}",
+		"list":         "site = [" + strings.Repeat("{k=1}, ", 1<<17) + "{}]",
+		"meaning":      smallest + strings.Repeat("[[site]]\n", 200),
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := configs.ParseStation("s.toml", "/", []byte(text))
+			var problems configs.Errors
+			if !errors.As(err, &problems) {
+				t.Fatalf("got %v, want an Errors", err)
+			}
+			if len(problems) != 101 {
+				t.Fatalf("%d problems, want 100 and one line for the rest", len(problems))
+			}
+			if last := problems[100]; last.Message != "from here on there are more problems than are shown" {
+				t.Errorf("last line %q", last)
+			}
+		})
+	}
+}
+
+// many repeats a line with a number in it.
+func many(line string, n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, line, i)
+	}
+	return b.String()
+}
+
+// TestColumn: editors that take file:line:col must land on the key.
+func TestColumn(t *testing.T) {
+	text := strings.Replace(smallest, `power = { pin =`, `power = { pim =`, 1)
+	_, err := configs.ParseStation("s.toml", "/", []byte(text))
+	var problems configs.Errors
+	if !errors.As(err, &problems) || len(problems) != 1 {
+		t.Fatalf("got %v, want one problem", err)
+	}
+	if p := problems[0]; p.Line != 9 || p.Col != 11 || p.Fix != `did you mean "pin"?` {
+		t.Errorf("got %d:%d %q, want 9:11 and a suggestion", p.Line, p.Col, p.Fix)
+	}
+}
+
+func TestDuration(t *testing.T) {
+	for written, want := range map[string]string{
+		"250ms": "250ms", "1000ms": "1s", "60s": "1m", "90s": "1m30s", "1h": "1h", "60m1s": "1h0m1s", "0s": "0s", "-1m": "-1m", "20m": "20m",
+	} {
+		var d configs.Duration
+		if err := d.UnmarshalText([]byte(written)); err != nil {
+			t.Errorf("%s: %v", written, err)
+			continue
+		}
+		text, err := d.MarshalText()
+		if err != nil || string(text) != want {
+			t.Errorf("%s is written back as %s (%v), want %s", written, text, err, want)
+		}
+		var back configs.Duration
+		if err := back.UnmarshalText(text); err != nil || back != d {
+			t.Errorf("%s read back as %s (%v)", text, back, err)
+		}
+	}
+	for _, wrong := range []string{"", "1", "1 s", "1d", "s", "1e3s"} {
+		var d configs.Duration
+		if err := d.UnmarshalText([]byte(wrong)); err == nil {
+			t.Errorf("%q was taken for %s", wrong, d)
+		}
+	}
+}

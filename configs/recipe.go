@@ -1,0 +1,258 @@
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Recipe is a recipe file: what a product must be flashed with and how it is
+// proven. It is released once and then used unchanged, so it pins its images
+// by their hash.
+type Recipe struct {
+	// Product is the name of what is built, Revision the release of this
+	// recipe. Both are in every record.
+	Product  string `toml:"product"`
+	Revision string `toml:"revision"`
+	// SerialPattern is the regular expression that a unit's whole label must
+	// match; empty if any label will do. See [Recipe.SerialOK].
+	SerialPattern string `toml:"serial_pattern"`
+
+	// Images are what is flashed: in this version exactly one.
+	Images   []Image  `toml:"image"`
+	Timeouts Timeouts `toml:"timeouts"`
+	Retries  Retries  `toml:"retries"`
+	Check    Check    `toml:"check"`
+
+	// File is the name the recipe was loaded by.
+	File string `toml:"-"`
+	// SHA256 is the hash of Text, in lower case hex, as sha256sum prints it.
+	SHA256 string `toml:"-"`
+	// Text is the file as it was read, for the records.
+	Text string `toml:"-"`
+	// Warnings are not errors: what works but deserves a second look.
+	Warnings []Problem `toml:"-"`
+
+	abs string // where Verify finds the file; empty if it was never on disk
+}
+
+// SlotPolicy says which slot an image is sent to and what makes it stay.
+type SlotPolicy string
+
+// PrimarySlot sends the image to the primary slot, where it boots at once and
+// for good; nothing has to be confirmed.
+const PrimarySlot SlotPolicy = "primary"
+
+var slotPolicies = []SlotPolicy{PrimarySlot}
+
+// Image is one firmware image of a recipe.
+type Image struct {
+	// Path is the file: a signed .bin or a .zip such as nRF's
+	// dfu_application.zip.
+	Path Path `toml:"file"`
+	// SHA256 pins the content of the file, in lower case hex. For a .zip it
+	// is the hash of the archive.
+	SHA256 string `toml:"sha256"`
+	// Key is the public key that the signature of the image must verify
+	// against before anything is flashed. Without one there is a warning.
+	Key Path `toml:"key"`
+	// SlotPolicy is PrimarySlot.
+	SlotPolicy SlotPolicy `toml:"slot_policy"`
+	// SlotSize is the size of the slot in bytes, 0 if it is not known. A .bin
+	// bigger than the slot is refused; how much of the slot MCUboot keeps for
+	// itself is for those who read the image.
+	SlotSize int `toml:"slot_size"`
+	// WriteSize is the write alignment of the part's flash in bytes, a power
+	// of two: 32, which is a multiple of what common parts need.
+	WriteSize int `toml:"write_size"`
+	// MessageSize is the greatest SMP message to send, in bytes; 0 to find
+	// out from the device.
+	MessageSize int `toml:"message_size"`
+
+	// Data is the content of the file. Flash this, not the file: it is what
+	// was compared with the pin.
+	Data []byte `toml:"-"`
+	// KeyPEM is the content of Key, nil without one.
+	KeyPEM []byte `toml:"-"`
+}
+
+// Timeouts are how long the station waits for what a board must do.
+type Timeouts struct {
+	// FirstChunk is for the answer to the first chunk of an upload, before
+	// which some bootloaders erase the whole slot: 60s.
+	FirstChunk Duration `toml:"first_chunk"`
+	// Chunk is for the answer to any other chunk: 3s.
+	Chunk Duration `toml:"chunk"`
+	// LastChunk is for the answer to the last one, before which an encrypted
+	// image is decrypted in place: 10s.
+	LastChunk Duration `toml:"last_chunk"`
+	// List is for the image list, before which MCUboot verifies the
+	// signatures: 15s.
+	List Duration `toml:"list"`
+	// Command is for the answer to any other request: 2s.
+	Command Duration `toml:"command"`
+	// Boot is for the application to start after the reset: 10s.
+	Boot Duration `toml:"boot"`
+	// Total is for a whole attempt, whatever happens in it: 10m.
+	Total Duration `toml:"total"`
+}
+
+// Retries are how often something is done again before it counts as failed.
+type Retries struct {
+	// Attempts is how often a unit is tried in one cycle, each time from a
+	// power-on of its own, 1 to 5: 2. Every one is recorded.
+	Attempts int `toml:"attempts"`
+	// Chunk is how often one chunk is sent again, 0 to 20: 5.
+	Chunk int `toml:"chunk"`
+}
+
+// Check is what must be seen of the application after the board was flashed
+// and restarted.
+type Check struct {
+	// BootText is a regular expression for what the board prints, in which
+	// {version} stands for the version of the image; empty if nothing is
+	// asked for. See [Check.Pattern].
+	BootText string `toml:"boot_text"`
+	// Within is how long the board has to print it: 5s.
+	Within Duration `toml:"within"`
+}
+
+// newRecipe is a recipe as if nothing were written.
+func newRecipe() *Recipe {
+	return &Recipe{
+		Timeouts: Timeouts{
+			FirstChunk: Duration(60 * time.Second),
+			Chunk:      Duration(3 * time.Second),
+			LastChunk:  Duration(10 * time.Second),
+			List:       Duration(15 * time.Second),
+			Command:    Duration(2 * time.Second),
+			Boot:       Duration(10 * time.Second),
+			Total:      Duration(10 * time.Minute),
+		},
+		Retries: Retries{Attempts: 2, Chunk: 5},
+		Check:   Check{Within: Duration(5 * time.Second)},
+	}
+}
+
+// defaultWriteSize is a multiple of the write size of common parts: 4 on
+// nRF52 and nRF53, 8 and 16 on many STM32 and on nRF54L, 32 on STM32H7.
+const defaultWriteSize = 32
+
+// LoadRecipe reads a recipe file with the images and keys it names, and
+// compares each image with its pin. The error is an [Errors].
+func LoadRecipe(path string) (*Recipe, error) {
+	doc, dir, err := load(path)
+	if err != nil {
+		return nil, err
+	}
+	r := decodeRecipe(doc, dir)
+	if r != nil {
+		r.abs = absolute(path, dir)
+		r.loadFiles(doc)
+	}
+	return r.done(doc)
+}
+
+// ParseRecipe is [LoadRecipe] for a text in memory that would have the given
+// name and stand in the folder dir. It touches no file: the Data and KeyPEM of
+// the images stay nil, and [Recipe.Verify] has nothing to look at.
+func ParseRecipe(name, dir string, text []byte) (*Recipe, error) {
+	doc, dir, err := parse(name, dir, text)
+	if err != nil {
+		return nil, err
+	}
+	return decodeRecipe(doc, dir).done(doc)
+}
+
+// decodeRecipe gives nil if not even the syntax holds; what else is wrong is
+// in doc.
+func decodeRecipe(doc *document, dir string) *Recipe {
+	r := newRecipe()
+	if !doc.decode(r) {
+		return nil
+	}
+	for i := range r.Images {
+		img := &r.Images[i]
+		img.Path.resolve(dir)
+		img.Key.resolve(dir)
+		img.SHA256 = strings.ToLower(img.SHA256)
+		if at := fmt.Sprintf("image[%d].", i); !doc.has(at + "write_size") {
+			img.WriteSize = defaultWriteSize
+		}
+		if at := fmt.Sprintf("image[%d].", i); !doc.has(at + "slot_policy") {
+			img.SlotPolicy = PrimarySlot
+		}
+	}
+	r.check(doc)
+	return r
+}
+
+// done adds what is known of the file itself.
+func (r *Recipe) done(doc *document) (*Recipe, error) {
+	if err := doc.err(); err != nil {
+		return nil, err
+	}
+	r.File, r.Text, r.SHA256, r.Warnings = doc.file, string(doc.raw), hashOf(doc.raw), doc.warnings.ordered()
+	return r, nil
+}
+
+// SerialOK reports whether a label can be the serial of a unit of this
+// product. The pattern must match all of it, anchored or not; an empty label
+// never will.
+func (r *Recipe) SerialOK(serial string) bool {
+	if serial == "" || r.SerialPattern == "" {
+		return serial != ""
+	}
+	ok, err := regexp.MatchString(`\A(?:`+r.SerialPattern+`)\z`, serial)
+	return err == nil && ok
+}
+
+// versionMark stands for the image's version in a boot text.
+const versionMark = "{version}"
+
+// versionText is a version as imgtool prints it, the build number optional.
+var versionText = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(\+[0-9]+)?$`)
+
+// ErrVersion is wrapped by the error of [Check.Pattern] for a text that is no
+// version of an MCUboot image.
+var ErrVersion = errors.New("not a version such as 1.0.0 or 1.0.0+7")
+
+// Pattern makes BootText the expression for an image of the given version,
+// written as imgtool does: "1.0.0" or "1.0.0+7". Build number 0 may be printed
+// or left out, any other must be printed. It is nil if there is no BootText.
+//
+// The expression is meant for one complete line, or for all that was printed:
+// in it ^ and $ are the ends of lines. Half a line can match too soon, since
+// "1.0.0" is also how "1.0.0+7" begins.
+func (c *Check) Pattern(version string) (*regexp.Regexp, error) {
+	if c.BootText == "" {
+		return nil, nil
+	}
+	if !versionText.MatchString(version) {
+		return nil, fmt.Errorf("boot text for version %s: %w", quote(version), ErrVersion)
+	}
+	base, build, _ := strings.Cut(version, "+")
+	v := regexp.QuoteMeta(base)
+	if strings.Trim(build, "0") == "" {
+		v += `(?:\+0)?`
+	} else {
+		v += regexp.QuoteMeta("+" + build)
+	}
+	expr := c.BootText
+	// Where the pattern ends with the version, or begins with it, nothing
+	// bounds it, and a longer one must not pass: 1.0.0 is not in 11.0.0,
+	// 1.0.01 or 1.0.0+7.
+	if rest, ok := strings.CutSuffix(expr, versionMark); ok {
+		expr = rest + versionMark + `(?:[^0-9A-Za-z.+_-]|\.?$|\.[^0-9])`
+	}
+	if strings.HasPrefix(expr, versionMark) {
+		expr = `(?:^|[^0-9.])` + expr
+	}
+	re, err := regexp.Compile(`(?m)` + strings.ReplaceAll(expr, versionMark, v))
+	if err != nil {
+		return nil, fmt.Errorf("boot text %s: %w", quote(c.BootText), err)
+	}
+	return re, nil
+}
