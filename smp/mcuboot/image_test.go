@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -79,6 +80,7 @@ var genuine = []struct {
 	{"more/everything-p256", "more/p256", mcuboot.HashMatches, mcuboot.SignatureVerified, mcuboot.TailNone},
 	{"more/unsigned-sha384", "more/p256", mcuboot.HashMatches, mcuboot.SignatureAbsent, mcuboot.TailNone},
 	{"more/unsigned-sha512", "more/p256", mcuboot.HashMatches, mcuboot.SignatureAbsent, mcuboot.TailNone},
+	{"more/junk-behind-p256", "more/p256", mcuboot.HashMatches, mcuboot.SignatureVerified, mcuboot.TailUnknown},
 	{"more/lzma2-p256", "more/p256", mcuboot.HashMatches, mcuboot.SignatureVerified, mcuboot.TailNone},
 }
 
@@ -190,6 +192,85 @@ func TestSignatureByAnotherKey(t *testing.T) {
 				t.Errorf("%q does not say %q", ve, tt.want)
 			}
 		})
+	}
+}
+
+// TestTwoSignatures: an image may be signed for two generations of boards,
+// each of which looks for its own key.
+func TestTwoSignatures(t *testing.T) {
+	var image, tlvs []byte
+	var keys []*mcuboot.PublicKey
+	for i := range 2 {
+		s := signer(t, "ECDSA P-256")
+		data, err := mcuboot.Build(mcuboot.BuildOptions{Body: []byte("firmware"), HeaderSize: 32, Key: s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := mcuboot.NewPublicKey(s.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, k)
+		m := parse(t, data)
+		image = data[:m.TLVs.Offset]
+		tlvs = append(tlvs, data[m.TLVs.TLVs[i].Offset:]...) // the hash only once
+	}
+	image = binary.LittleEndian.AppendUint16(bytes.Clone(image), mcuboot.MagicTLV)
+	image = binary.LittleEndian.AppendUint16(image, uint16(4+len(tlvs)))
+	image = append(image, tlvs...)
+	m := parse(t, image)
+	for i, k := range keys {
+		if err := m.Verify(k); err != nil {
+			t.Errorf("key %d: %v", i, err)
+		}
+	}
+	if got := m.CheckSignature(key(t, "more/p256")); got != mcuboot.SignatureOtherKey {
+		t.Errorf("a third key: %s", got)
+	}
+	// The second signature is not the first key's to make good.
+	image[len(image)-1] ^= 1
+	if m.CheckSignature(keys[0]) != mcuboot.SignatureVerified || m.CheckSignature(keys[1]) != mcuboot.SignatureWrong {
+		t.Errorf("second signature damaged: %s, %s", m.CheckSignature(keys[0]), m.CheckSignature(keys[1]))
+	}
+}
+
+// TestVerifySentences holds what an operator reads.
+func TestVerifySentences(t *testing.T) {
+	for _, tt := range []struct {
+		image, key string
+		change     int // offset of a byte to change, if not 0
+		want       string
+	}{
+		{"images/app-1.0.0.ecdsa-p256", "images/ecdsa-p256", 0x300,
+			"image 1.0.0+0 does not match its own hash: the file is damaged; copy it again from the build"},
+		{"images/app-2.4.0.unsigned-sha256", "images/ecdsa-p256", 0,
+			"image 2.4.0+0 is not signed, expected a signature by key ECDSA P-256 ac034c282d6b449d; sign it with imgtool"},
+		{"images/app-1.0.0.ecdsa-p256", "images/ed25519", 0,
+			"image 1.0.0+0 is signed with another key (key hash ac034c282d6b449d) than Ed25519 c662f99b2bf71361; use the release build, or the key that goes with this one"},
+		{"more/full-key-p256", "images/ed25519", 0,
+			"image 1.0.2+9 is signed with another key than Ed25519 c662f99b2bf71361; use the release build, or the key that goes with this one"},
+		{"images/app-2.0.0.ed25519", "images/ed25519", 25231,
+			"image 2.0.0+0: the signature is wrong for key Ed25519 c662f99b2bf71361: the file is damaged or forged; copy it again from the build"},
+	} {
+		data := read(t, tt.image+".bin")
+		if tt.change != 0 {
+			data[tt.change] ^= 1
+		}
+		err := parse(t, data).Verify(key(t, tt.key))
+		if err == nil || err.Error() != tt.want {
+			t.Errorf("got  %v\nwant %s", err, tt.want)
+		}
+	}
+	for s, want := range map[fmt.Stringer]string{
+		mcuboot.HashMatches: "matches", mcuboot.HashDiffers: "does not match", mcuboot.HashMissing: "no hash",
+		mcuboot.HashEncrypted: "not checkable, image encrypted", mcuboot.SignatureWrong: "wrong",
+		mcuboot.SignatureVerified: "verified", mcuboot.SignatureAbsent: "not signed",
+		mcuboot.TailErased: "padding", mcuboot.TailUnknown: "unknown data", mcuboot.TailNone: "none",
+		mcuboot.Flags(0x1004): "ENCRYPTED_AES128|0x1000", mcuboot.Flags(0): "0", mcuboot.TLVType(0x1a1): "0x1a1",
+	} {
+		if s.String() != want {
+			t.Errorf("got %q, want %q", s, want)
+		}
 	}
 }
 
@@ -439,6 +520,12 @@ func FuzzParse(f *testing.F) {
 		}
 	}
 	k := key(f, "more/p256")
+	known := map[string]bool{} // what the owner of the key has signed
+	for _, g := range genuine {
+		if m := parse(f, read(f, g.file+".bin")); m.CheckSignature(k) == mcuboot.SignatureVerified {
+			known[string(m.Bytes()[:m.TLVs.Offset])] = true
+		}
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := mcuboot.Parse(data)
 		if err != nil {
@@ -448,8 +535,8 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if m.CheckSignature(k) == mcuboot.SignatureVerified && m.Header.Version == (mcuboot.Version{}) {
-			t.Error("verified a forgery: no image in testdata has version 0.0.0")
+		if m.CheckSignature(k) == mcuboot.SignatureVerified && !m.Encrypted() && !known[string(data[:m.TLVs.Offset])] {
+			t.Error("verified what no one has signed")
 		}
 		if s := m.Stripped(); !bytes.HasPrefix(data, s) || m.Padded() != (len(s) < len(data)) {
 			t.Error("Stripped is not the start of the file")

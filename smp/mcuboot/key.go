@@ -88,6 +88,10 @@ func NewPublicKey(key crypto.PublicKey) (*PublicKey, error) {
 	return k, nil
 }
 
+// Public returns the key as the standard library knows it: *ecdsa.PublicKey,
+// ed25519.PublicKey or *rsa.PublicKey.
+func (k *PublicKey) Public() crypto.PublicKey { return k.key }
+
 // Algorithm returns the key's kind: "ECDSA P-256", "Ed25519", "RSA 2048".
 func (k *PublicKey) Algorithm() string {
 	switch key := k.key.(type) {

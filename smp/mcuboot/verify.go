@@ -87,7 +87,7 @@ func (m *Image) CheckHash() HashStatus {
 // is given, so that SignatureWrong may then mean another key.
 //
 // The signature of an encrypted image is checked against the hash TLV, since
-// what that hash was made of is not in the file.
+// what that hash was made of is not in the file. The key must not be nil.
 func (m *Image) CheckSignature(key *PublicKey) SignatureStatus {
 	hashType, digest := m.hashTLV()
 	if hashType == 0 {

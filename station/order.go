@@ -1,0 +1,319 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"periph.io/x/conn/v3/gpio"
+
+	"flashline/configs"
+	"flashline/fixtures"
+	"flashline/fixtures/sim"
+	"flashline/records"
+	"flashline/smp/mcuboot"
+	"flashline/station/line"
+)
+
+// order is one run of one work order on one station: what run and demo share.
+type order struct {
+	config   string // the station file
+	recipe   string // overrides the station's
+	db       string // overrides the station's
+	id       string
+	quantity int
+	operator string
+
+	scans    io.Reader
+	attended bool // scans come from a person at a terminal
+	out      io.Writer
+	// simulated is called with the boards of software, if the station has
+	// any, before anything runs.
+	simulated func(*sim.Bench)
+	// watch gets every event besides the screen.
+	watch func(line.Event)
+}
+
+// files is what an order's files hold.
+type files struct {
+	station *configs.Station
+	recipe  *configs.Recipe
+	job     *line.Job
+}
+
+// load reads and checks station, recipe and image, and touches nothing else.
+func load(config, recipe string) (*files, error) {
+	st, err := configs.LoadStation(config)
+	if err != nil {
+		return nil, err
+	}
+	if recipe == "" {
+		recipe = st.Recipe.Abs
+	}
+	rc, err := configs.LoadRecipe(recipe)
+	if err != nil {
+		return nil, err
+	}
+	job, err := line.NewJob(rc)
+	if err != nil {
+		return nil, err
+	}
+	return &files{st, rc, job}, nil
+}
+
+// run works the order. Its error carries the exit code.
+func (o *order) run(ctx context.Context) error {
+	f, err := load(o.config, o.recipe)
+	if err != nil {
+		return inputError(err)
+	}
+	if o.db == "" {
+		o.db = f.station.Records.Abs
+	}
+
+	// Pins first: whatever a crash left asserted is safe before anything
+	// else can fail.
+	fixture, closeHardware, err := o.open(f.station)
+	if err != nil {
+		return stationFault(err)
+	}
+	defer closeHardware()
+
+	store, err := records.Open(ctx, o.db, records.Options{Station: f.station.Name})
+	if err != nil {
+		return stationFault(err)
+	}
+	defer store.Close()
+
+	screen := newScreen(o.out, len(fixture.Sites()))
+	defer screen.Close()
+	if err := o.settle(ctx, store, screen); err != nil {
+		return err
+	}
+	ord, err := o.put(ctx, store, f)
+	if err != nil {
+		return inputError(err)
+	}
+
+	l := line.New(line.Options{
+		Fixture: fixture, Station: f.station, Recipe: f.recipe, Job: f.job, Records: store,
+		Order: ord, Operator: o.operator, Software: version(), Attended: o.attended,
+		Notify: func(e line.Event) {
+			screen.Event(e)
+			if o.watch != nil {
+				o.watch(e)
+			}
+		},
+	})
+	actx, abort := context.WithCancelCause(ctx)
+	defer abort(nil)
+	stop := onSignals(l.Stop, func() { abort(line.ErrAborted) })
+	defer stop()
+
+	screen.Printf("Order %s: %s revision %s, image %s, hash %x…", ord.ID, ord.Product, ord.RecipeRevision, f.job.Firmware.Version, f.job.Firmware.Hash[:8])
+	start := time.Now()
+	summary, fault := l.Run(actx, scan(actx, o.scans, o.attended))
+	took := time.Since(start)
+	screen.Close()
+	if err := fixture.Close(); err != nil && fault == nil {
+		return stationFault(err)
+	}
+	printSummary(o.out, ord, summary, took)
+	fmt.Fprintf(o.out, "Records: %s\nTo see them: station records list --db %s --order %s\n", o.db, shellQuote(o.db), shellQuote(ord.ID))
+	switch {
+	case fault != nil:
+		return &exitError{code: exitFault} // it has been shown
+	case summary.Errors > 0:
+		return &exitError{code: exitFault}
+	case summary.Failed+summary.Aborted > 0:
+		return &exitError{code: exitFailed}
+	}
+	return nil
+}
+
+// open makes every site of the station safe and returns the fixture and what
+// makes it safe again.
+func (o *order) open(st *configs.Station) (*fixtures.Fixture, func(), error) {
+	hw, bench, err := openHardware(st)
+	if err != nil {
+		return nil, nil, err
+	}
+	closeBench := func() {
+		if bench != nil {
+			bench.Close()
+		}
+	}
+	if bench != nil && o.simulated != nil {
+		o.simulated(bench)
+	}
+	fixture, err := fixtures.Open(st, hw)
+	if err != nil {
+		closeBench()
+		return nil, nil, err
+	}
+	return fixture, func() {
+		fixture.Close()
+		closeBench()
+	}, nil
+}
+
+// openHardware finds the station's pins and ports, real or simulated.
+func openHardware(st *configs.Station) (fixtures.Hardware, *sim.Bench, error) {
+	if st.Simulator == nil {
+		host, err := fixtures.OpenHost()
+		if err != nil {
+			return fixtures.Hardware{}, nil, err
+		}
+		return fixtures.Hardware{Pin: host.Pin}, nil, nil
+	}
+	bench, err := newBench(st)
+	if err != nil {
+		return fixtures.Hardware{}, nil, err
+	}
+	ports := map[string]string{}
+	for i, s := range st.Sites {
+		ports[s.Port] = bench.Board(i + 1).Port()
+	}
+	return fixtures.Hardware{
+		Pin: func(name string) (gpio.PinIO, error) {
+			if p := bench.Pin(name); p != nil {
+				return p, nil
+			}
+			return nil, errors.New("the simulator has no such pin; the board at sim:1 has S1_POWER, S1_RECOVERY, S1_RESET and S1_LED")
+		},
+		Dial: func(path string, baud int) (io.ReadWriteCloser, error) {
+			return fixtures.OpenPort(ports[path], baud)
+		},
+	}, bench, nil
+}
+
+// newBench makes the simulated boards of a station, one a site.
+func newBench(st *configs.Station) (*sim.Bench, error) {
+	part, err := sim.PartByName(st.Simulator.Part)
+	if err != nil {
+		return nil, badInput(fmt.Errorf("%s: %w", st.File, err))
+	}
+	o := sim.Options{Part: part, Build: sim.BuildOptions{LineBuffers: st.Simulator.LineBufs}}
+	if st.Simulator.KeyPEM != nil {
+		key, err := mcuboot.LoadPublicKey(st.Simulator.KeyPEM)
+		if err != nil {
+			return nil, badInput(fmt.Errorf("%s: key %s: %w", st.File, st.Simulator.Key.Written, err))
+		}
+		o.Key = key.Public()
+	}
+	return sim.NewBench("", len(st.Sites), func(n int) sim.Options {
+		site := st.Sites[n-1]
+		b := o
+		b.Name = "S" + strings.TrimPrefix(site.Port, "sim:")
+		b.Baud = site.Baud
+		b.Seed = uint64(st.Simulator.Seed) + uint64(n)
+		return b
+	})
+}
+
+// settle closes what an earlier run left open.
+func (o *order) settle(ctx context.Context, store *records.Store, screen *screen) error {
+	cut, err := store.Interrupt(ctx)
+	if err != nil {
+		return stationFault(err)
+	}
+	for _, a := range cut {
+		screen.Printf("INTERRUPTED: %s at site %d, started %s: the station stopped in the middle; flash it again.", a.UnitSerial, a.Site, a.StartedAt.Local().Format(time.DateTime))
+	}
+	return nil
+}
+
+// put files recipe, image and order, and takes the quantity of an order that
+// is already known.
+func (o *order) put(ctx context.Context, store *records.Store, f *files) (records.Order, error) {
+	fw := f.job.Firmware
+	rc := records.Recipe{SHA256: f.recipe.SHA256, Product: f.recipe.Product, Revision: f.recipe.Revision, Text: f.recipe.Text}
+	img := records.Image{FileSHA256: fw.FileSHA256, Hash: fmt.Sprintf("%x", fw.Hash), Version: fw.Version.String(), Size: int64(len(fw.File)), Name: fw.Name}
+	ord := records.Order{ID: o.id, Product: rc.Product, RecipeRevision: rc.Revision, Quantity: o.quantity}
+	if known, err := store.Order(ctx, o.id); err == nil {
+		if o.quantity == 0 {
+			ord.Quantity = known.Quantity
+		}
+	} else if !errors.Is(err, records.NotFound) {
+		return ord, err
+	}
+	if err := store.PutRecipe(ctx, rc); err != nil {
+		return ord, err
+	}
+	if err := store.PutImage(ctx, img, fw.File); err != nil {
+		return ord, err
+	}
+	return ord, store.PutOrder(ctx, ord)
+}
+
+// scan turns lines into scans. A scanner is a keyboard: it types a label and
+// presses Enter; an empty line is the Enter key of the operator.
+func scan(ctx context.Context, r io.Reader, typed bool) <-chan line.Scan {
+	out := make(chan line.Scan)
+	// Not waited for: a read from a terminal cannot be ended, the process
+	// ends it. A pipe ends with its writer.
+	go func() {
+		defer close(out)
+		sc := bufio.NewScanner(r)
+		sc.Buffer(make([]byte, 0, 256), maxLabel)
+		for sc.Scan() {
+			s := line.Scan{Text: strings.TrimSpace(sc.Text()), Source: records.SerialScan}
+			select {
+			case out <- s:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}
+
+// maxLabel bounds one scanned line; the largest 2D codes hold less.
+const maxLabel = 8 << 10
+
+// onSignals calls stop at the first Ctrl-C, and abort at the second or at a
+// request to end. The returned function ends that.
+func onSignals(stop, abort func()) func() {
+	ch := make(chan os.Signal, 4)
+	signal.Notify(ch, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for n := 0; ; {
+			select {
+			case s := <-ch:
+				if n++; s == os.Interrupt && n == 1 {
+					stop()
+				} else {
+					abort()
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(ch)
+		close(done)
+		<-ended
+	}
+}
+
+// shellQuote makes s one word of a shell.
+func shellQuote(s string) string {
+	safe := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:+@%", r)
+	}
+	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !safe(r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
