@@ -119,20 +119,25 @@ type Check struct {
 	Within Duration `toml:"within"`
 }
 
+// DefaultTimeouts are the waits of a recipe that says nothing about them.
+func DefaultTimeouts() Timeouts {
+	return Timeouts{
+		FirstChunk: Duration(60 * time.Second),
+		Chunk:      Duration(3 * time.Second),
+		LastChunk:  Duration(10 * time.Second),
+		List:       Duration(15 * time.Second),
+		Command:    Duration(2 * time.Second),
+		Boot:       Duration(10 * time.Second),
+		Total:      Duration(10 * time.Minute),
+	}
+}
+
 // newRecipe is a recipe as if nothing were written.
 func newRecipe() *Recipe {
 	return &Recipe{
-		Timeouts: Timeouts{
-			FirstChunk: Duration(60 * time.Second),
-			Chunk:      Duration(3 * time.Second),
-			LastChunk:  Duration(10 * time.Second),
-			List:       Duration(15 * time.Second),
-			Command:    Duration(2 * time.Second),
-			Boot:       Duration(10 * time.Second),
-			Total:      Duration(10 * time.Minute),
-		},
-		Retries: Retries{Attempts: 2, Chunk: 5},
-		Check:   Check{Within: Duration(5 * time.Second)},
+		Timeouts: DefaultTimeouts(),
+		Retries:  Retries{Attempts: 2, Chunk: 5},
+		Check:    Check{Within: Duration(5 * time.Second)},
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -75,7 +76,7 @@ func showImage(out io.Writer, file, keyFile, format string) error {
 	report := func(name string, index *int, data []byte, img *mcuboot.Image) {
 		r := imageReport{
 			File: name, SHA256: fmt.Sprintf("%x", sha256.Sum256(data)), Version: img.Header.Version.String(),
-			Hash: fmt.Sprintf("%x", img.Hash()), HashStatus: img.CheckHash().String(), Signature: img.SignatureType(),
+			Hash: fmt.Sprintf("%x", img.Hash()), HashStatus: img.CheckHash().String(), Signature: signatures(img),
 			Encrypted: img.Encrypted(), Padded: img.Padded(), SendBytes: len(img.Stripped()), ImageIndex: index,
 		}
 		info := img.Info(name)
@@ -149,18 +150,25 @@ func (r imageReport) text(b *bytes.Buffer) {
 	line("signature", "%s", signature)
 	h := r.Info.Header
 	line("header", "magic %#x, load address %#x, header %d bytes, protected TLVs %d bytes, image %d bytes, flags %#x",
-		h.Magic, h.LoadAddr, h.HdrSize, h.ProtectedTLVSize, h.ImgSize, h.Flags)
+		h.Magic, h.LoadAddr, h.Size, h.ProtectedTLVSize, h.ImageSize, h.Flags)
 	line("to send", "%d bytes%s", r.SendBytes, map[bool]string{true: ", without the padding"}[r.Padded])
-	for _, t := range r.Info.TLVArea.TLVsProt {
-		line("protected", "%-12s %4d bytes  %x", t.TypeName, t.Len, []byte(t.Data))
+	for _, t := range r.Info.TLVArea.Protected {
+		line("protected", "%-12s %4d bytes  %s", t.Name, t.Length, t.Data)
 	}
 	for _, t := range r.Info.TLVArea.TLVs {
-		line("TLV", "%-12s %4d bytes  %x", t.TypeName, t.Len, []byte(t.Data))
+		line("TLV", "%-12s %4d bytes  %s", t.Name, t.Length, t.Data)
 	}
-	if t := r.Info.Trailer; t != nil {
-		line("trailer", "magic %x, image_ok %#x, copy_done %#x, swap_info %#x, swap_size %#x", []byte(t.Magic), t.ImageOK, t.CopyDone, t.SwapInfo, t.SwapSize)
+	if t := r.Info.Trailer; t.ImageOK != nil {
+		line("trailer", "magic %s, image_ok %#x, copy_done %#x, swap_info %#x, swap_size %#x", t.Magic, *t.ImageOK, *t.CopyDone, *t.SwapInfo, *t.SwapSize)
 	}
 	b.WriteByte('\n')
+}
+
+func signatures(img *mcuboot.Image) string {
+	if names := img.SignatureTypes(); len(names) > 0 {
+		return strings.Join(names, "+")
+	}
+	return "none"
 }
 
 // maxImageFile bounds what is read as an image.

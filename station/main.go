@@ -43,9 +43,17 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.err }
 
-func badInput(err error) error { return &exitError{exitInput, err} }
+func badInput(err error) error { return withCode(exitInput, err) }
 
-func stationFault(err error) error { return &exitError{exitFault, err} }
+func stationFault(err error) error { return withCode(exitFault, err) }
+
+// withCode gives an error its exit code, unless whoever made it knew better.
+func withCode(code int, err error) error {
+	if e, ok := errors.AsType[*exitError](err); ok {
+		return e
+	}
+	return &exitError{code, err}
+}
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 

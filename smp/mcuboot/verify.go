@@ -125,6 +125,19 @@ func (m *Image) CheckSignature(key *PublicKey) SignatureStatus {
 	return status
 }
 
+// SignatureTypes returns imgtool's names of the signatures the image carries,
+// as "ECDSASIG"; none for an unsigned image.
+func (m *Image) SignatureTypes() []string {
+	var names []string
+	for _, t := range m.TLVs.TLVs {
+		switch t.Type {
+		case TLVRSA2048, TLVRSA3072, TLVECDSA, TLVEd25519:
+			names = append(names, t.Type.Name())
+		}
+	}
+	return names
+}
+
 // pure reports whether the signature is over the image instead of its hash.
 // Only Ed25519 has that form (bootutil_check_for_pure in image_validate.c).
 func (m *Image) pure() bool {
