@@ -14,7 +14,7 @@ type TimeoutError struct {
 }
 
 func (e *TimeoutError) Error() string {
-	return fmt.Sprintf("%s: no answer within %s", e.Request, e.After.Round(time.Millisecond))
+	return fmt.Sprintf("%s: no answer within %.1f s", e.Request, e.After.Seconds())
 }
 
 // Timeout reports true, as net.Error's method does.

@@ -293,7 +293,7 @@ func (u *upload) next(ctx context.Context) error {
 	if last {
 		r.timeout = u.opts.LastTimeout
 	}
-	resends := u.opts.Resends
+	first, resends := r.timeout, u.opts.Resends
 	if last && u.opts.Encrypted {
 		resends = 0
 	}
@@ -309,8 +309,9 @@ func (u *upload) next(ctx context.Context) error {
 			return err
 		}
 		u.result.Resends++
-		// Back off: a device that is slower than thought gets the time.
-		r.timeout += r.timeout / 2
+		// Back off, within reason: a device that is slower than thought gets
+		// the time, and one that died is not waited for all day.
+		r.timeout = min(r.timeout+r.timeout/2, 2*first)
 	}
 }
 

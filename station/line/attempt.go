@@ -166,9 +166,30 @@ func (a *attempt) step(ctx context.Context, name string, do func(context.Context
 		return explain(ctx, name, err)
 	}
 	if err := do(ctx, &s); err != nil {
-		return explain(ctx, name, err)
+		return explain(ctx, name, a.listen(ctx, err))
 	}
 	return nil
+}
+
+// listen looks into a silence in recovery. A board that is dead or without
+// power stays silent; one that answers a short probe is alive, and it is the
+// line that loses what is longer.
+func (a *attempt) listen(ctx context.Context, err error) error {
+	if _, explained := errors.AsType[*Failure](err); explained || a.client == nil || ctx.Err() != nil {
+		return err
+	}
+	if _, silent := errors.AsType[*smp.TimeoutError](err); !silent {
+		return err
+	}
+	target, probeErr := a.client.AwaitTarget(ctx, probeTime, 10*probeTime)
+	if probeErr != nil || target != smp.TargetBootloader {
+		return err
+	}
+	s := a.client.Stats()
+	return &Failure{Outcome: records.Fail, Code: BadLine, Err: err,
+		Detail: fmt.Sprintf("The board is alive, but requests or answers get lost on its line (%d of %d requests unanswered, %d damaged answers).",
+			s.Requests-s.Answers, s.Requests, s.Decoder.BadLine+s.Decoder.BadPacket),
+		Next: "Reseat the board and check its contacts and ground; if other boards fail at this site too, call a technician for its cable and adapter."}
 }
 
 func (a *attempt) powerOff(ctx context.Context, _ *records.Step) error { return a.site.Off(ctx) }
@@ -359,7 +380,7 @@ func (a *attempt) boot(ctx context.Context, s *records.Step) error {
 			Next:   "Check that the recovery pin of this site lets go; otherwise put the board aside as bad."}
 	case a.job.BootText != nil:
 		return &Failure{Outcome: records.Fail, Code: NoBoot,
-			Detail: fmt.Sprintf("The board holds the right image but printed nothing within %s of its restart.", within),
+			Detail: fmt.Sprintf("The board holds the right image but printed nothing within %.0f s of its restart.", within.Seconds()),
 			Next:   setAside}
 	}
 	s.Detail = "printed nothing; left the bootloader"
@@ -383,7 +404,7 @@ func (a *attempt) check(ctx context.Context, s *records.Step) error {
 		return err
 	}
 	return &Failure{Outcome: records.Fail, Code: WrongBootText,
-		Detail: fmt.Sprintf("The board started but did not print %q within %s; it printed %s.", a.job.BootText, a.job.Within, a.prints.quote(a.reset)),
+		Detail: fmt.Sprintf("The board started but did not print %q within %.0f s; it printed %s.", a.job.BootText, a.job.Within.Seconds(), a.prints.quote(a.reset)),
 		Next:   setAside}
 }
 

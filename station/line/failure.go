@@ -18,7 +18,8 @@ type Code string
 const (
 	NoRecovery      Code = "NO_RECOVERY"      // powered with recovery held, silent
 	NotRecovery     Code = "NOT_RECOVERY"     // something answered, and it was no bootloader
-	UploadTimeout   Code = "UPLOAD_TIMEOUT"   // fell silent during the upload
+	BoardSilent     Code = "BOARD_SILENT"     // fell silent in recovery: power, contacts, or dead
+	BadLine         Code = "BAD_LINE"         // alive, but what is sent gets lost or damaged
 	UploadRefused   Code = "UPLOAD_REFUSED"   // the bootloader said no
 	UploadStalled   Code = "UPLOAD_STALLED"   // answers, but takes no data
 	UploadRestarted Code = "UPLOAD_RESTARTED" // lost its place: it restarted
@@ -134,7 +135,7 @@ func explain(ctx context.Context, step string, err error) *Failure {
 		return fail(records.Fail, UploadStalled, fmt.Sprintf("The board answers but takes no more data%s (%d tries).", where, e.Tries), setAside)
 	}
 	if e, ok := errors.AsType[*smp.TimeoutError](err); ok {
-		return fail(records.Fail, UploadTimeout, fmt.Sprintf("The board stopped answering%s (%s, waited %s).", where, e.Request, e.After), reseat)
+		return fail(records.Fail, BoardSilent, fmt.Sprintf("The board stopped answering%s (%s, waited %.1f s).", where, e.Request, e.After.Seconds()), reseat)
 	}
 	if e, ok := errors.AsType[*smp.ServerError](err); ok {
 		next := "Check that the image is built for this board and fits its slot; call a technician."
