@@ -106,6 +106,13 @@ func (j *Job) Flash(ctx context.Context, site Site, watch func(Progress)) record
 	if a.watch == nil {
 		a.watch = func(Progress) {}
 	}
+	// Whatever becomes of this function, a panic of a watcher included.
+	down := false
+	defer func() {
+		if !down {
+			site.Down()
+		}
+	}()
 	var failure *Failure
 	for _, s := range []struct {
 		name string
@@ -130,6 +137,7 @@ func (j *Job) Flash(ctx context.Context, site Site, watch func(Progress)) record
 		failure = f
 		a.result.FailedStep = StepPowerDown
 	}
+	down = true
 	a.result.Duration = time.Since(a.start)
 	a.result.Outcome = records.Pass
 	if failure != nil {
@@ -145,7 +153,6 @@ func (j *Job) Flash(ctx context.Context, site Site, watch func(Progress)) record
 // ends this attempt only: the neighbours go on.
 func (a *attempt) step(ctx context.Context, name string, do func(context.Context, *records.Step) error) (failure *Failure) {
 	s := records.Step{Name: name, Start: time.Since(a.start), Outcome: records.Pass}
-	a.watch(Progress{Step: name})
 	defer func() {
 		if p := recover(); p != nil {
 			failure = &Failure{Outcome: records.Error, Code: StationFault, Next: callTech,
@@ -162,6 +169,7 @@ func (a *attempt) step(ctx context.Context, name string, do func(context.Context
 		a.result.Steps = append(a.result.Steps, s)
 		a.watch(Progress{Step: name, Done: true, Outcome: s.Outcome})
 	}()
+	a.watch(Progress{Step: name})
 	if err := ctx.Err(); err != nil {
 		return explain(ctx, name, err)
 	}
