@@ -99,7 +99,7 @@ func (d *demo) run(ctx context.Context, out io.Writer) error {
 	op := newOperator(d.units, fault)
 	o := order{
 		config: config, db: d.db, id: d.order, quantity: d.units, operator: "demo",
-		scans: op.labels, out: out, simulated: op.fixture, watch: op.watch,
+		whole: true, scans: op.labels, out: out, simulated: op.fixture, watch: op.watch,
 	}
 	defer op.Close()
 	return o.run(ctx)
@@ -139,13 +139,14 @@ type operator struct {
 
 	mu    sync.Mutex
 	bench *sim.Bench
-	sites chan int // where the next unit goes
+	next  int      // where the next unit goes
+	sites chan int // the same, once for each unit asked for
 	wg    sync.WaitGroup
 	quit  chan struct{}
 }
 
 func newOperator(units int, fault sim.Fault) *operator {
-	op := &operator{units: units, fault: fault, sites: make(chan int, units+1), quit: make(chan struct{})}
+	op := &operator{units: units, fault: fault, sites: make(chan int, 2*units+1), quit: make(chan struct{})}
 	op.labels, op.scan = io.Pipe()
 	op.wg.Go(op.work)
 	return op
@@ -158,14 +159,21 @@ func (op *operator) fixture(b *sim.Bench) {
 	op.bench = b
 }
 
-// watch listens to the station; it never blocks, as each unit is asked for
-// once.
+// watch listens to the station. A refused unit leaves its site free for the
+// next one.
 func (op *operator) watch(e line.Event) {
-	if e.Kind == line.Awaiting {
-		select {
-		case op.sites <- e.Site:
-		default:
-		}
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	switch e.Kind {
+	case line.Awaiting:
+		op.next = e.Site
+	case line.Refused:
+	default:
+		return
+	}
+	select {
+	case op.sites <- op.next:
+	default: // cannot be: there is room for every unit
 	}
 }
 

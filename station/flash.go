@@ -43,7 +43,7 @@ Exit codes: 0 verified, 1 the board failed, 2 bad input, 3 port fault.`,
 				return badInput(err)
 			}
 			out := cmd.OutOrStdout()
-			screen := newScreen(out, 1)
+			screen := newScreen(out)
 			defer screen.Close()
 			actx, abort := context.WithCancelCause(cmd.Context())
 			defer abort(nil)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,6 +31,8 @@ type order struct {
 	id       string
 	quantity int
 	operator string
+
+	whole bool // anything less than the whole order counts as failed
 
 	scans    io.Reader
 	attended bool // scans come from a person at a terminal
@@ -92,7 +95,7 @@ func (o *order) run(ctx context.Context) error {
 	}
 	defer store.Close()
 
-	screen := newScreen(o.out, len(fixture.Sites()))
+	screen := newScreen(o.out)
 	defer screen.Close()
 	if err := o.settle(ctx, store, screen); err != nil {
 		return err
@@ -114,8 +117,11 @@ func (o *order) run(ctx context.Context) error {
 	})
 	actx, abort := context.WithCancelCause(ctx)
 	defer abort(nil)
-	stop := onSignals(l.Stop, func() { abort(line.ErrAborted) })
-	defer stop()
+	var stopped atomic.Bool
+	defer onSignals(
+		func() { stopped.Store(true); l.Stop() },
+		func() { stopped.Store(true); abort(line.ErrAborted) },
+	)()
 
 	screen.Printf("Order %s: %s revision %s, image %s, hash %x…", ord.ID, ord.Product, ord.RecipeRevision, f.job.Firmware.Version, f.job.Firmware.Hash[:8])
 	start := time.Now()
@@ -126,13 +132,18 @@ func (o *order) run(ctx context.Context) error {
 		return stationFault(err)
 	}
 	printSummary(o.out, ord, summary, took)
+	missing := 0
+	if counts, err := store.OrderCounts(context.WithoutCancel(ctx), ord.ID); err == nil && counts.Passed < ord.Quantity {
+		missing = ord.Quantity - counts.Passed
+		fmt.Fprintf(o.out, "The order is not complete: %d of %d units have passed.\n", counts.Passed, ord.Quantity)
+	}
 	fmt.Fprintf(o.out, "Records: %s\nTo see them: station records list --db %s --order %s\n", o.db, shellQuote(o.db), shellQuote(ord.ID))
 	switch {
 	case fault != nil:
 		return &exitError{code: exitFault} // it has been shown
 	case summary.Errors > 0:
 		return &exitError{code: exitFault}
-	case summary.Failed+summary.Aborted > 0:
+	case summary.Failed+summary.Aborted > 0, missing > 0 && (o.whole || stopped.Load()):
 		return &exitError{code: exitFailed}
 	}
 	return nil

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,7 +33,6 @@ type screen struct {
 	mu     sync.Mutex
 	queue  []string // lines to print above the block
 	rows   map[int]*row
-	order  []int
 	closed bool
 	wake   chan struct{}
 	ended  chan struct{}
@@ -55,7 +56,7 @@ type row struct {
 // redrawEvery is how often the block changes at most.
 const redrawEvery = 100 * time.Millisecond
 
-func newScreen(out io.Writer, sites int) *screen {
+func newScreen(out io.Writer) *screen {
 	s := &screen{out: out, rows: map[int]*row{}, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	s.width = func() int { return 80 }
 	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
@@ -94,6 +95,16 @@ func (s *screen) Printf(format string, args ...any) {
 func (s *screen) say(text string) {
 	s.queue = append(s.queue, text)
 	s.poke()
+}
+
+// log queues a line where there is no block that shows the same; elsewhere it
+// only redraws. mu is held.
+func (s *screen) log(format string, args ...any) {
+	if s.tty {
+		s.poke()
+		return
+	}
+	s.say(fmt.Sprintf(format, args...))
 }
 
 func (s *screen) poke() {
@@ -151,8 +162,12 @@ func (s *screen) Event(e line.Event) {
 	unit := fmt.Sprintf("site %d  %s", e.Site, e.Serial)
 	switch e.Kind {
 	case line.Awaiting:
-		r.note = "scan the unit"
-		s.say(fmt.Sprintf("%s  site %d  load a unit and scan it", stamp, e.Site))
+		r.note, r.verdict = strings.TrimSpace(r.verdict+" "+r.serial), ""
+		if r.note != "" {
+			r.note = "  (last: " + r.note + ")"
+		}
+		r.serial, r.step, r.note = "", "", "<-- load a unit and scan it"+r.note
+		s.log("%s  site %d  load a unit and scan it", stamp, e.Site)
 	case line.Refused:
 		bell := ""
 		if s.tty {
@@ -161,15 +176,15 @@ func (s *screen) Event(e line.Event) {
 		s.say(fmt.Sprintf("%s%s  REFUSED  %s", bell, stamp, e.Text))
 	case line.Assigned:
 		*r = row{site: e.Site, serial: e.Serial, note: "loaded"}
-		s.say(fmt.Sprintf("%s  %s  loaded", stamp, unit))
+		s.log("%s  %s  loaded", stamp, unit)
 	case line.Locked:
 		*r = row{site: e.Site, verdict: "LOCKED", note: e.Text}
 		s.say(fmt.Sprintf("%s  site %d  LOCKED  %s", stamp, e.Site, e.Text))
 	case line.Started:
-		s.say(fmt.Sprintf("%s  cycle %s", stamp, e.Text))
+		s.log("%s  cycle %s", stamp, e.Text)
 	case line.Attempt:
 		*r = row{site: e.Site, serial: e.Serial, try: e.Try}
-		s.say(fmt.Sprintf("%s  %s  attempt %d", stamp, unit, e.Try))
+		s.log("%s  %s  attempt %d", stamp, unit, e.Try)
 	case line.Step:
 		s.step(e, r, stamp, unit)
 	case line.Upload:
@@ -177,9 +192,9 @@ func (s *screen) Event(e line.Event) {
 			r.began = e.At
 		}
 		r.sent, r.total = e.Progress.Sent, e.Progress.Total
-		if q := 4 * r.sent / r.total; !s.tty && q > r.quarter {
+		if q := 4 * r.sent / r.total; q > r.quarter {
 			r.quarter = q
-			s.say(fmt.Sprintf("%s  %s  upload %d of %d bytes", stamp, unit, r.sent, r.total))
+			s.log("%s  %s  upload %d of %d bytes", stamp, unit, r.sent, r.total)
 		}
 		s.poke()
 	case line.Recorded:
@@ -196,11 +211,9 @@ func (s *screen) step(e line.Event, r *row, stamp, unit string) {
 	switch {
 	case !p.Done:
 		r.step = p.Step
-		if !s.tty {
-			s.say(fmt.Sprintf("%s  %s  %s", stamp, unit, p.Step))
-		}
-	case p.Outcome != records.Pass && p.Outcome != records.Skipped && !s.tty:
-		s.say(fmt.Sprintf("%s  %s  %s: %s", stamp, unit, p.Step, p.Outcome))
+		s.log("%s  %s  %s", stamp, unit, p.Step)
+	case p.Outcome != records.Pass && p.Outcome != records.Skipped:
+		s.log("%s  %s  %s: %s", stamp, unit, p.Step, p.Outcome)
 	}
 	s.poke()
 }
@@ -225,9 +238,6 @@ func (s *screen) row(site int) *row {
 	if r == nil {
 		r = &row{site: site}
 		s.rows[site] = r
-		if site > 0 {
-			s.order = append(s.order, site)
-		}
 	}
 	return r
 }
@@ -236,9 +246,12 @@ func (s *screen) row(site int) *row {
 func (s *screen) block() []string {
 	width := s.width() - 1
 	var out []string
-	for _, n := range s.order {
+	for _, n := range slices.Sorted(maps.Keys(s.rows)) {
 		r := s.rows[n]
-		text := fmt.Sprintf("%3d  %-14s ", r.site, r.serial)
+		if n == 0 {
+			continue // events of the whole station
+		}
+		text := fmt.Sprintf("site %-3d %-14s ", r.site, r.serial)
 		switch {
 		case r.verdict != "":
 			out = append(out, cut(text, width-20)+s.paint(r.verdict)+" "+cut(r.note, max(0, width-utf8.RuneCountInString(text)-12)))

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"flashline/records"
+)
+
+// process is the station in a process of its own.
+type process struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	out  bytes.Buffer
+	done chan struct{}
+}
+
+// startStation runs the station and calls each for every line it prints.
+func startStation(t *testing.T, each func(line string), args ...string) *process {
+	t.Helper()
+	// The test binary is the station when it is called by that name.
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "station")
+	if err := os.Symlink(self, name); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	p := &process{t: t, cmd: exec.CommandContext(ctx, name, args...), done: make(chan struct{})}
+	p.cmd.Stderr = os.Stderr
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.done)
+		defer cancel()
+		sc := bufio.NewScanner(out)
+		for sc.Scan() {
+			p.out.WriteString(sc.Text() + "\n")
+			if each != nil {
+				each(sc.Text())
+			}
+		}
+		p.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		p.cmd.Process.Kill()
+		<-p.done
+	})
+	return p
+}
+
+// wait returns what was printed and the exit code, -1 for a signal.
+func (p *process) wait() (string, int) {
+	<-p.done
+	return p.out.String(), p.cmd.ProcessState.ExitCode()
+}
+
+func (p *process) signal(s syscall.Signal) { p.cmd.Process.Signal(s) }
+
+func readRecords(t *testing.T, db string) []records.Record {
+	t.Helper()
+	r, err := records.OpenReadOnly(t.Context(), db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var out []records.Record
+	for rec, err := range r.Attempts(t.Context(), records.Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, rec)
+	}
+	return out
+}
+
+var passLine = regexp.MustCompile(`site \d+  (FL-\d+)  PASS `)
+
+// passes are the units that a screen log shows as passed.
+func passes(log string) (out []string) {
+	for _, m := range passLine.FindAllStringSubmatch(log, -1) {
+		out = append(out, m[1])
+	}
+	return out
+}
+
+// Killed at various moments, the station has lost nothing: every PASS that was
+// on the screen is on file, what was cut off is INTERRUPTED at the next start,
+// and the order goes on where it was.
+func TestKilled(t *testing.T) {
+	for _, after := range []string{"attempt 1", "upload 2", "verify", "PASS"} {
+		t.Run(after, func(t *testing.T) {
+			t.Parallel()
+			db := filepath.Join(t.TempDir(), "k.db")
+			args := []string{"demo", "--units", "6", "--sites", "3", "--baud", "1000000", "--db", db, "--order", "WO"}
+			var p *process
+			started := make(chan struct{})
+			n := 0
+			p = startStation(t, func(l string) {
+				if strings.Contains(l, after) {
+					if n++; n == 2 {
+						<-started
+						p.signal(syscall.SIGKILL)
+					}
+				}
+			}, args...)
+			close(started)
+			log, code := p.wait()
+			if code != -1 {
+				t.Fatalf("the station ended by itself with %d:\n%s", code, log)
+			}
+			running := 0
+			for _, rec := range readRecords(t, db) {
+				if rec.Outcome() == records.Running {
+					running++
+				}
+			}
+			if running == 0 {
+				t.Error("killed in the middle, and no attempt was open")
+			}
+
+			second := startStation(t, nil, args...)
+			log2, code := second.wait()
+			if code != exitPassed {
+				t.Fatalf("the second run ended with %d:\n%s", code, log2)
+			}
+			if got := strings.Count(log2, "INTERRUPTED: "); got != running {
+				t.Errorf("%d attempts were cut off, %d are told:\n%s", running, got, log2)
+			}
+			byUnit := map[string][]string{}
+			for i, rec := range readRecords(t, db) {
+				if rec.Seq != int64(i+1) {
+					t.Errorf("attempt %d has seq %d", i+1, rec.Seq)
+				}
+				byUnit[rec.UnitSerial] = append(byUnit[rec.UnitSerial], string(rec.Outcome()))
+				if rec.Outcome() == records.Pass && rec.Result.DeviceHash != rec.ImageHash {
+					t.Errorf("%s passed with device hash %q", rec.UnitSerial, rec.Result.DeviceHash)
+				}
+			}
+			for n := 1; n <= 6; n++ {
+				serial := fmt.Sprintf("FL-%06d", n)
+				got := byUnit[serial]
+				if len(got) == 0 || got[len(got)-1] != "PASS" {
+					t.Errorf("%s ended %v", serial, got)
+				}
+			}
+			for _, serial := range passes(log) {
+				if got := byUnit[serial]; len(got) != 1 || got[0] != "PASS" {
+					t.Errorf("%s was shown as PASS before the kill, and is on file as %v", serial, got)
+				}
+			}
+		})
+	}
+}
+
+func TestSignals(t *testing.T) {
+	tests := []struct {
+		name    string
+		signals []syscall.Signal
+		allowed []records.Outcome
+		least   int // units that must have passed
+	}{
+		{"Ctrl-C once finishes what runs", []syscall.Signal{syscall.SIGINT}, []records.Outcome{records.Pass}, 3},
+		{"Ctrl-C twice aborts", []syscall.Signal{syscall.SIGINT, syscall.SIGINT}, []records.Outcome{records.Pass, records.Aborted}, 0},
+		{"SIGTERM aborts", []syscall.Signal{syscall.SIGTERM}, []records.Outcome{records.Pass, records.Aborted}, 0},
+		{"SIGHUP aborts", []syscall.Signal{syscall.SIGHUP}, []records.Outcome{records.Pass, records.Aborted}, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			db := filepath.Join(t.TempDir(), "s.db")
+			var p *process
+			started := make(chan struct{})
+			sent := false
+			p = startStation(t, func(l string) {
+				if !sent && strings.Contains(l, "upload 1") {
+					sent = true
+					<-started
+					for _, s := range tt.signals {
+						p.signal(s)
+						time.Sleep(50 * time.Millisecond) // two signals at once would be one
+					}
+				}
+			}, "demo", "--units", "9", "--sites", "3", "--db", db, "--order", "WO")
+			close(started)
+			log, code := p.wait()
+			if code != exitFailed {
+				t.Errorf("exit code %d:\n%s", code, log)
+			}
+			recs := readRecords(t, db)
+			if len(recs) != 3 {
+				t.Errorf("%d attempts, want the three that ran", len(recs))
+			}
+			passed, aborted := 0, 0
+			for _, rec := range recs {
+				ok := false
+				for _, o := range tt.allowed {
+					ok = ok || rec.Outcome() == o
+				}
+				if !ok {
+					t.Errorf("%s ended %s", rec.UnitSerial, rec.Outcome())
+				}
+				switch rec.Outcome() {
+				case records.Pass:
+					passed++
+				case records.Aborted:
+					aborted++
+				}
+			}
+			if passed < tt.least || tt.least == 0 && aborted == 0 {
+				t.Errorf("%d passed, %d aborted:\n%s", passed, aborted, log)
+			}
+		})
+	}
+}
