@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -123,6 +124,15 @@ func (c *Client) Stats() Stats {
 
 func (c *Client) read() {
 	defer close(c.gone)
+	// A fault of ours in here, or in the text function, must not take the
+	// process down: somebody still has to switch the boards off.
+	defer func() {
+		if p := recover(); p != nil {
+			c.mu.Lock()
+			c.readErr = fmt.Errorf("internal fault: %v\n%s", p, debug.Stack())
+			c.mu.Unlock()
+		}
+	}()
 	var (
 		dec Decoder
 		buf = make([]byte, 4096)

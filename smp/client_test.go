@@ -513,6 +513,19 @@ func TestText(t *testing.T) {
 	})
 }
 
+// A panic in the text function ends the line like a broken port, and nothing
+// more.
+func TestTextPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, d := newDevice(t, Options{Text: func([]byte) { panic("a bug") }}, always(rcOK))
+		d.conn.Write([]byte("hello\n"))
+		<-c.Gone()
+		if _, err := c.Images(t.Context(), time.Second); err == nil || !strings.Contains(err.Error(), "a bug") {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
 func TestProbeSize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sizes := make(chan int, 1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -146,7 +147,7 @@ func (l *Line) Run(ctx context.Context, scans <-chan Scan) (Summary, error) {
 		r.sites = append(r.sites, p)
 		wg.Go(func() {
 			for w := range p.work {
-				unit, fault := l.unit(ctx, p.site, w)
+				unit, fault := l.guarded(ctx, p.site, w)
 				results <- done{p.site.Number(), unit, fault}
 			}
 		})
@@ -391,6 +392,19 @@ func (r *run) fail(f *FaultError) {
 		r.fault = f
 	}
 	r.end("The station has a fault: no new units are started.")
+}
+
+// guarded is unit, but that a panic outside of the attempt itself makes the
+// site safe and stops the line instead of the process: an open row is worth
+// less than pins left on.
+func (l *Line) guarded(ctx context.Context, site *fixtures.Site, w start) (u Unit, fault *FaultError) {
+	defer func() {
+		if p := recover(); p != nil {
+			err := fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			fault = &FaultError{Text: fmt.Sprintf("A fault of the station program at site %d: %v. Call a technician.", site.Number(), p), Err: errors.Join(err, site.Down())}
+		}
+	}()
+	return l.unit(ctx, site, w)
 }
 
 // unit flashes one unit, again after a power cycle where that may help. Every

@@ -360,6 +360,38 @@ func TestAbortClosesEveryRow(t *testing.T) {
 	}
 }
 
+// A panic outside of an attempt, here in whoever is told of it, stops the line
+// with every board safe.
+func TestPanicStopsTheLine(t *testing.T) {
+	for _, kind := range []EventKind{Attempt, Step, Upload, Recorded} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, 2, nil, nil)
+			l := r.line(0)
+			notify := l.opts.Notify
+			l.opts.Notify = func(e Event) {
+				if e.Kind == kind && e.Site == 1 {
+					panic("a bug")
+				}
+				notify(e)
+			}
+			sum, err := l.Run(t.Context(), scans(t, "FL-000001", "FL-000002"))
+			told := ""
+			if fault, ok := errors.AsType[*FaultError](err); ok {
+				told = fault.Text
+			} else if u := sum.Units; len(u) == 2 {
+				told = u[0].Result.Detail + u[1].Result.Detail
+			}
+			if !strings.Contains(told, "a bug") {
+				t.Errorf("panic at %q: %+v, %v", kind, sum, err)
+			}
+			if c := r.records.codes("FL-000002"); len(c) != 1 || c[0] != "PASS" {
+				t.Errorf("panic at %q: the neighbour ended %v", kind, c)
+			}
+			r.safe()
+		})
+	}
+}
+
 // An image exchanged on disk between two cycles is not flashed.
 func TestImageChangedBetweenCycles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
