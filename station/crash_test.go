@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"flashline/records"
 )
 
@@ -229,4 +231,48 @@ func TestSignals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whoever reads the output may go away in mid-order: the order is finished
+// all the same.
+func TestOutputGoesAway(t *testing.T) {
+	t.Parallel()
+	db := filepath.Join(t.TempDir(), "p.db")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "station")
+	if err := os.Symlink(self, name); err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), name, "demo", "--units", "2", "--sites", "2", "--baud", "1000000", "--db", db)
+	cmd.Stdout = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	r.Read(make([]byte, 10))
+	r.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the station ended with %v", err)
+	}
+	recs := readRecords(t, db)
+	if len(recs) != 2 || recs[0].Outcome() != records.Pass || recs[1].Outcome() != records.Pass {
+		t.Errorf("%d records", len(recs))
+	}
+}
+
+// The whole program in this process: what it started has ended.
+func TestNothingLeftBehind(t *testing.T) {
+	var out, errs bytes.Buffer
+	code := run([]string{"demo", "--units", "3", "--sites", "2", "--baud", "1000000", "--fault", "wrong-key", "--db", filepath.Join(t.TempDir(), "d.db")}, nil, &out, &errs)
+	if code != exitFailed {
+		t.Errorf("exit code %d:\n%s%s", code, out.String(), errs.String())
+	}
+	goleak.VerifyNone(t)
 }

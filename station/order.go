@@ -293,6 +293,9 @@ const maxLabel = 8 << 10
 // request to end. The returned function ends that.
 func onSignals(stop, abort func()) func() {
 	ch := make(chan os.Signal, 4)
+	// A reader of our output that goes away must not take the station with
+	// it while boards have power.
+	signal.Ignore(syscall.SIGPIPE)
 	signal.Notify(ch, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	done := make(chan struct{})
 	ended := make(chan struct{})
