@@ -120,8 +120,6 @@ func (c foreignClient) flash(t *testing.T, program, station string, b foreignBoa
 	do(c.reset...)
 	// MCUboot resets 250 ms after its answer.
 	if b.sticky {
-		sim.await(2, "booting")
-		sim.await(2, "recovery")
 		sim.say("boot 2") // with the pin released
 	}
 	sim.await(2, "application")
@@ -256,7 +254,7 @@ func (s *simulator) say(command string) {
 func (s *simulator) await(n int, want string) {
 	s.t.Helper()
 	late := time.After(10 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		got := s.state(n)

@@ -102,11 +102,6 @@ func explain(ctx context.Context, step string, err error) *Failure {
 	case cause != nil || errors.Is(err, fixtures.ErrCut):
 		return fail(records.Aborted, Aborted, fmt.Sprintf("Stopped by the operator at step %q.", step), "The board may hold half an image: flash it again.")
 	}
-	if e, ok := errors.AsType[*fixtures.NoAnswerError](err); ok {
-		return fail(records.Fail, NoRecovery,
-			fmt.Sprintf("The board did not answer in recovery within %.1f s of power-on.", e.Held.Seconds()),
-			"Reseat the board and check its pogo pins; if other sites work, put the board aside as bad.")
-	}
 	if e, ok := errors.AsType[*fixtures.InterlockError](err); ok {
 		return fail(records.Error, InterlockOpen, fmt.Sprintf("The interlock of site %d is open.", e.Site), "Close the lid or clamp and start again.")
 	}
@@ -119,6 +114,12 @@ func explain(ctx context.Context, step string, err error) *Failure {
 			code, detail = PortLost, fmt.Sprintf("Port %s broke at step %q: %v.", e.Path, step, e.Err)
 		}
 		return fail(records.Error, code, detail, e.Hint)
+	}
+	// After the port: a board is not to blame for a line that takes nothing.
+	if e, ok := errors.AsType[*fixtures.NoAnswerError](err); ok {
+		return fail(records.Fail, NoRecovery,
+			fmt.Sprintf("The board did not answer in recovery within %.1f s of power-on.", e.Held.Seconds()),
+			"Reseat the board and check its pogo pins; if other sites work, put the board aside as bad.")
 	}
 	if e, ok := errors.AsType[*smp.PortError](err); ok {
 		return fail(records.Error, PortLost, fmt.Sprintf("The port broke at step %q: %v.", step, e.Err), "Check the adapter of this site and its cable.")
