@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"periph.io/x/conn/v3/gpio"
@@ -31,14 +32,19 @@ func newSimulate() *cobra.Command {
 		Short: "Leave simulated boards running for any SMP client",
 		Long: `Simulate makes boards of software, powers them with the recovery pin held, and
 leaves them running: D/board1, D/board2 … are serial ports that any SMP client
-can open. The boards are as strict as the real ones: silent where MCUboot is
-silent. A reset starts the application if there is a good one.
+can open. Each path is printed when its board is in recovery. The boards are as
+strict as the real ones: silent where MCUboot is silent. A reset starts the
+application if there is a good one, on a Nordic part; others look at the
+recovery pin, which stays held, at every reset, until you say "boot N".
 
 Commands on standard input, a line each: "recover N" powers board N off and on
 with its recovery pin held, "boot N" with the pin released, "off N", "state N"
 tells what it is doing. Ctrl-C ends.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if recovery != "held" && recovery != "released" {
+				return badInput(fmt.Errorf("--recovery is %q: say held or released", recovery))
+			}
 			if boards < 1 || boards > 256 {
 				return badInput(fmt.Errorf("--boards is %d: use a number from 1 to 256", boards))
 			}
@@ -73,14 +79,17 @@ tells what it is doing. Ctrl-C ends.`,
 				return stationFault(err)
 			}
 			defer bench.Close()
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+			defer stop()
 			for n := 1; n <= boards; n++ {
 				if err := powerCycle(bench.Board(n), recovery == "held"); err != nil {
 					return stationFault(err)
 				}
+			}
+			for n := 1; n <= boards; n++ {
+				awaitBoot(ctx, bench.Board(n))
 				fmt.Fprintln(cmd.OutOrStdout(), bench.Board(n).Port())
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-			defer stop()
 			return serveBench(ctx, bench, cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
@@ -109,6 +118,19 @@ func powerCycle(b *sim.Board, recovery bool) error {
 		hold = b.Recovery().Out(gpio.Low)
 	}
 	return errors.Join(hold, b.Power().Out(gpio.High))
+}
+
+// awaitBoot waits until a board has decided what to do.
+func awaitBoot(ctx context.Context, b *sim.Board) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for b.State() == sim.StateBooting {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // serveBench obeys the commands until ctx ends; the end of the input is not
