@@ -171,6 +171,9 @@ func (site *Site) checkPins(d *document, at, who string, pins pinUse) {
 			out.pin.check(d, at, out.key, who, pins)
 		}
 	}
+	if site.Power.ActiveLow && !site.Power.OpenDrain && !d.broken(at+".power") {
+		d.warn(at+".power", "wire the supply switch so that high level means on", "the power of %s is active at low level, and Linux drivers pull a line low for a moment when the station starts: the board gets a short pulse of power", who)
+	}
 	if in := site.Interlock; in != nil {
 		at := at + ".interlock.pin"
 		if d.need(at, in.Pin, `pin = "…", the input it is wired to`) {

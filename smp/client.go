@@ -115,6 +115,13 @@ func (c *Client) Close() error {
 // Gone is closed when the line has ended: unplugged, or closed by Close.
 func (c *Client) Gone() <-chan struct{} { return c.gone }
 
+// SetTimeout changes Options.Timeout for the requests to come.
+func (c *Client) SetTimeout(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.opts.Timeout = d
+}
+
 // Stats returns the counts so far.
 func (c *Client) Stats() Stats {
 	c.mu.Lock()
@@ -326,7 +333,9 @@ func (c *Client) wait(ctx context.Context, name string, answers <-chan answer, t
 func (c *Client) do(ctx context.Context, r request, out interface{ check(string) error }) error {
 	timeout := r.timeout
 	if timeout <= 0 {
+		c.mu.Lock()
 		timeout = c.opts.Timeout
+		c.mu.Unlock()
 	}
 	timeout += c.wireTime(len(r.payload))
 	// The write counts too: a line that takes nothing (flow control, a dead

@@ -125,7 +125,7 @@ func (o *order) run(ctx context.Context) error {
 
 	screen.Printf("Order %s: %s revision %s, image %s, hash %x…", ord.ID, ord.Product, ord.RecipeRevision, f.job.Firmware.Version, f.job.Firmware.Hash[:8])
 	start := time.Now()
-	summary, fault := l.Run(actx, scan(actx, o.scans, o.attended))
+	summary, fault := l.Run(actx, scan(actx, o.scans))
 	took := time.Since(start)
 	screen.Close()
 	if err := fixture.Close(); err != nil && fault == nil {
@@ -265,8 +265,9 @@ func (o *order) put(ctx context.Context, store *records.Store, f *files) (record
 }
 
 // scan turns lines into scans. A scanner is a keyboard: it types a label and
-// presses Enter; an empty line is the Enter key of the operator.
-func scan(ctx context.Context, r io.Reader, typed bool) <-chan line.Scan {
+// presses Enter, so that a label typed by hand cannot be told from a scanned
+// one; an empty line is the Enter key of the operator.
+func scan(ctx context.Context, r io.Reader) <-chan line.Scan {
 	out := make(chan line.Scan)
 	// Not waited for: a read from a terminal cannot be ended, the process
 	// ends it. A pipe ends with its writer.

@@ -208,6 +208,7 @@ func (a *attempt) enterRecovery(ctx context.Context, s *records.Step) error {
 		return err
 	}
 	a.client = client
+	client.SetTimeout(time.Duration(a.job.Timeouts.Command))
 	if target != smp.TargetBootloader {
 		if target == smp.TargetApplication {
 			a.result.Target = records.Application
