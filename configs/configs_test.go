@@ -158,6 +158,9 @@ func TestWarnings(t *testing.T) {
 	st := station(t, strings.Replace(smallest, "/dev/serial/by-path/usb-1", "/dev/ttyUSB0", 1))
 	wantSentences(t, st.Warnings, "s.toml:8: the port /dev/ttyUSB0 of site 1 can become another board's when an adapter is plugged in anew; write the name of the same port that ls -l /dev/serial/by-path shows")
 
+	st = station(t, strings.Replace(smallest, `{ pin = "GPIO17" }`, `{ pin = "GPIO17", active_low = true }`, 1))
+	wantSentences(t, st.Warnings, "s.toml:9: the power of site 1 is active at low level, and Linux drivers pull a line low for a moment when the station starts: the board gets a short pulse of power; wire the supply switch so that high level means on")
+
 	r := recipe(t, smallestRecipe+"[check]\nboot_text = 'ready'\n")
 	wantSentences(t, r.Warnings,
 		`r.toml:4: the image has no key, so its signature is not verified before it is flashed; add key = "…" with the public key of the product`,

@@ -134,8 +134,8 @@ type Site struct {
 	LampBusy *Output `toml:"lamp_busy"`
 	LampPass *Output `toml:"lamp_pass"`
 	LampFail *Output `toml:"lamp_fail"`
-	// Interlock must be active for the site to be powered; nil if there is
-	// none.
+	// Interlock must be active when the site's power is switched on; it is no
+	// safety device and not looked at later. nil if there is none.
 	Interlock *Input `toml:"interlock"`
 }
 

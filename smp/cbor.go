@@ -83,7 +83,7 @@ type status struct {
 
 type groupStatus struct {
 	Group uint16 `cbor:"group"`
-	RC    rc     `cbor:"rc"`
+	RC    *rc    `cbor:"rc"`
 }
 
 func (s *status) check(request string) error {
@@ -92,8 +92,10 @@ func (s *status) check(request string) error {
 		g = s.Ret
 	}
 	switch {
-	case g != nil && g.RC != 0:
-		return &ServerError{Request: request, Group: Group(g.Group), PerGroup: true, Code: int64(g.RC), Reason: s.Rsn}
+	case g != nil && g.RC == nil:
+		return &ProtocolError{Request: request, Problem: "the answer reports an error without its code"}
+	case g != nil && *g.RC != 0:
+		return &ServerError{Request: request, Group: Group(g.Group), PerGroup: true, Code: int64(*g.RC), Reason: s.Rsn}
 	case s.RC != nil && *s.RC != 0:
 		return &ServerError{Request: request, Code: int64(*s.RC), Reason: s.Rsn}
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -136,7 +135,7 @@ func (c *Client) read() {
 	defer func() {
 		if p := recover(); p != nil {
 			c.mu.Lock()
-			c.readErr = fmt.Errorf("internal fault: %v\n%s", p, debug.Stack())
+			c.readErr = fmt.Errorf("internal fault: %v", p)
 			c.mu.Unlock()
 		}
 	}()
@@ -255,7 +254,7 @@ func (c *Client) send(ctx context.Context, r request, answers chan<- answer) (ui
 		err = c.lineError()
 	}
 	if err != nil {
-		c.forget(seq)
+		c.forget(seq, answers)
 		if cause := context.Cause(ctx); cause != nil {
 			var silent *TimeoutError
 			if errors.As(cause, &silent) {
@@ -273,9 +272,12 @@ func (c *Client) send(ctx context.Context, r request, answers chan<- answer) (ui
 }
 
 // forget stops waiting for the answer to seq; one that comes late is a stray.
-func (c *Client) forget(seq uint8) {
+// The number may have gone to another request meanwhile, which keeps it.
+func (c *Client) forget(seq uint8, answers chan<- answer) {
 	c.mu.Lock()
-	c.pending[seq] = nil
+	if c.pending[seq] == answers {
+		c.pending[seq] = nil
+	}
 	c.mu.Unlock()
 }
 
@@ -342,6 +344,7 @@ func (c *Client) do(ctx context.Context, r request, out interface{ check(string)
 	// adapter) must not hold the caller for ever.
 	wctx, cancel := context.WithTimeoutCause(ctx, timeout, &TimeoutError{Request: r.name, After: timeout})
 	defer cancel()
+	deadline := time.Now().Add(timeout)
 	answers := make(chan answer, 1)
 	seq, err := c.send(wctx, r, answers)
 	if err != nil {
@@ -350,8 +353,11 @@ func (c *Client) do(ctx context.Context, r request, out interface{ check(string)
 		}
 		return err
 	}
-	defer c.forget(seq)
-	a, err := c.wait(ctx, r.name, answers, timeout)
+	defer c.forget(seq, answers)
+	a, err := c.wait(ctx, r.name, answers, max(time.Until(deadline), 0))
+	if silent, ok := errors.AsType[*TimeoutError](err); ok {
+		silent.After = timeout
+	}
 	if err != nil {
 		return err
 	}

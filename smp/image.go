@@ -40,7 +40,7 @@ type imageListAnswer struct {
 	status
 	Images *[]struct {
 		Image     int64  `cbor:"image"`
-		Slot      int64  `cbor:"slot"`
+		Slot      *int64 `cbor:"slot"`
 		Version   string `cbor:"version"`
 		Hash      []byte `cbor:"hash"`
 		Bootable  *bool  `cbor:"bootable"`
@@ -64,11 +64,17 @@ func (a *imageListAnswer) list(request string) (ImageList, error) {
 		return *b
 	}
 	for _, e := range *a.Images {
-		if e.Image < 0 || e.Image > 255 || e.Slot < 0 || e.Slot > 255 {
-			return ImageList{}, &ProtocolError{Request: request, Problem: fmt.Sprintf("image %d slot %d is impossible", e.Image, e.Slot)}
+		switch {
+		case e.Slot == nil:
+			return ImageList{}, &ProtocolError{Request: request, Problem: "an image is listed without its slot"}
+		case e.Image < 0 || e.Image > 255 || *e.Slot < 0 || *e.Slot > 255:
+			return ImageList{}, &ProtocolError{Request: request, Problem: fmt.Sprintf("image %d slot %d is impossible", e.Image, *e.Slot)}
+		}
+		if _, twice := l.Find(int(e.Image), int(*e.Slot)); twice {
+			return ImageList{}, &ProtocolError{Request: request, Problem: fmt.Sprintf("image %d slot %d is listed twice", e.Image, *e.Slot)}
 		}
 		l.Slots = append(l.Slots, ImageSlot{
-			Image: int(e.Image), Slot: int(e.Slot), Version: e.Version, Hash: e.Hash,
+			Image: int(e.Image), Slot: int(*e.Slot), Version: e.Version, Hash: e.Hash,
 			Bootable: is(e.Bootable), Pending: is(e.Pending), Confirmed: is(e.Confirmed),
 			Active: is(e.Active), Permanent: is(e.Permanent),
 		})

@@ -38,6 +38,9 @@ func probeRequest(payload []byte) request {
 // targetOf reads a probe's answer: console-echo-control is served by every
 // MCUboot recovery and by no application.
 func (c *Client) targetOf(payload []byte) (Target, error) {
+	if len(payload) == 0 {
+		return TargetUnknown, &ProtocolError{Request: "probe", Problem: "the answer is empty"}
+	}
 	var s status
 	err := c.codec.decode("probe", payload, &s)
 	var refused *ServerError
@@ -68,7 +71,7 @@ func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (T
 	var open []uint8
 	defer func() {
 		for _, seq := range open {
-			c.forget(seq)
+			c.forget(seq, answers)
 		}
 	}()
 	for {
@@ -83,7 +86,7 @@ func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (T
 			return TargetUnknown, err
 		}
 		if open = append(open, seq); len(open) == maxOutstanding {
-			c.forget(open[0])
+			c.forget(open[0], answers)
 			open = open[1:]
 		}
 		a, err := c.wait(ctx, r.name, answers, min(every, max(time.Until(deadline), 0)))

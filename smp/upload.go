@@ -83,6 +83,18 @@ func (e *StallError) Error() string {
 	return fmt.Sprintf("the device still wants byte %d after %d tries", e.Offset, e.Tries)
 }
 
+// LostError says that the device answers, and got none of several copies of
+// the first chunk: the line loses what is long, or the device takes less than
+// it was sent.
+type LostError struct {
+	Copies int
+	Size   int // of the message, in bytes
+}
+
+func (e *LostError) Error() string {
+	return fmt.Sprintf("the device answers, but got none of %d messages of %d bytes", e.Copies, e.Size)
+}
+
 // RestartError says that the device lost its place during an upload, as it
 // does when it restarts: it wants a byte it had taken before.
 type RestartError struct {
@@ -102,18 +114,26 @@ var messageSizes = []int{1020, 740, 508, 252, 124}
 // its parameters, else by padded probes from large to small.
 func (c *Client) FindMessageSize(ctx context.Context) (int, error) {
 	p, err := c.Params(ctx)
+	sizes := messageSizes
 	if err == nil {
-		return p.MaxMessage(), nil
+		// Told, and yet tried: a buffer that holds a message is of no use if
+		// the line buffers before it do not.
+		sizes = []int{p.MaxMessage()}
+		for _, s := range messageSizes {
+			if s < p.MaxMessage() {
+				sizes = append(sizes, s)
+			}
+		}
 	}
 	var (
 		refused *ServerError
 		silent  *TimeoutError
 		broken  *ProtocolError
 	)
-	if !errors.As(err, &refused) && !errors.As(err, &silent) && !errors.As(err, &broken) {
+	if err != nil && !errors.As(err, &refused) && !errors.As(err, &silent) && !errors.As(err, &broken) {
 		return 0, err
 	}
-	for _, size := range messageSizes {
+	for _, size := range sizes {
 		// Twice: a lost line must not halve the speed of a whole upload.
 		for range 2 {
 			ok, err := c.ProbeSize(ctx, size, 300*time.Millisecond)
@@ -354,7 +374,7 @@ func (u *upload) first(ctx context.Context) error {
 			return nil
 		}
 		if try >= u.opts.Resends {
-			return &TimeoutError{Request: r.name, After: u.opts.FirstTimeout}
+			return &LostError{Copies: try + 1, Size: HeaderSize + len(r.payload)}
 		}
 		u.result.Resends++
 	}
@@ -373,7 +393,7 @@ func (u *upload) firstOnce(ctx context.Context, r request) (lost bool, err error
 	if err != nil {
 		return false, err
 	}
-	defer u.c.forget(seq)
+	defer u.c.forget(seq, taken)
 
 	// Out of the upload's range, so that it can never be the byte wanted.
 	ask := u.request(len(u.data)+1, []byte{0})
@@ -421,12 +441,13 @@ func (u *upload) firstOnce(ctx context.Context, r request) (lost bool, err error
 			if err != nil {
 				return false, err
 			}
-			defer u.c.forget(s)
+			defer u.c.forget(s, places)
 		}
 	}
 }
 
 // maxPositionQueries bounds how often a silent device is asked for its
-// position during the first chunk: each question waits in one of its line
-// buffers while it erases, and MCUboot has eight.
-const maxPositionQueries = 4
+// position during the first chunk: each question, with the line feed before
+// it, waits in two of its line buffers while it erases, and of MCUboot's eight
+// seven are free.
+const maxPositionQueries = 3

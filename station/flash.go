@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -42,6 +41,7 @@ Exit codes: 0 verified, 1 the board failed, 2 bad input, 3 port fault.`,
 			if err != nil {
 				return badInput(err)
 			}
+			job.Timeouts.Total += configs.Duration(wait)
 			out := cmd.OutOrStdout()
 			screen := newScreen(out)
 			defer screen.Close()
@@ -87,7 +87,7 @@ func manualJob(image, key string, writeSize int) (*line.Job, error) {
 	img := configs.Image{Path: configs.Path{Written: image}, Data: data, WriteSize: writeSize}
 	if key != "" {
 		img.Key = configs.Path{Written: key}
-		if img.KeyPEM, err = os.ReadFile(key); err != nil {
+		if img.KeyPEM, err = readLimited(key, 64<<10); err != nil {
 			return nil, err
 		}
 	}

@@ -97,6 +97,7 @@ func (o *order) run(ctx context.Context) error {
 
 	screen := newScreen(o.out)
 	defer screen.Close()
+	defer fixture.Safe() // on a panic too, and before a terminal can hold anything up
 	if err := o.settle(ctx, store, screen); err != nil {
 		return err
 	}
@@ -125,12 +126,10 @@ func (o *order) run(ctx context.Context) error {
 
 	screen.Printf("Order %s: %s revision %s, image %s, hash %x…", ord.ID, ord.Product, ord.RecipeRevision, f.job.Firmware.Version, f.job.Firmware.Hash[:8])
 	start := time.Now()
-	summary, fault := l.Run(actx, scan(actx, o.scans))
+	summary, fault := l.Run(actx, scan(actx, o.scans, o.attended))
 	took := time.Since(start)
+	closeErr := fixture.Close()
 	screen.Close()
-	if err := fixture.Close(); err != nil && fault == nil {
-		return stationFault(err)
-	}
 	printSummary(o.out, ord, summary, took)
 	missing := 0
 	if counts, err := store.OrderCounts(context.WithoutCancel(ctx), ord.ID); err == nil && counts.Passed < ord.Quantity {
@@ -141,9 +140,11 @@ func (o *order) run(ctx context.Context) error {
 	switch {
 	case fault != nil:
 		return &exitError{code: exitFault} // it has been shown
+	case closeErr != nil:
+		return stationFault(closeErr)
 	case summary.Errors > 0:
 		return &exitError{code: exitFault}
-	case summary.Failed+summary.Aborted > 0, missing > 0 && (o.whole || stopped.Load()):
+	case summary.Failed+summary.Aborted+summary.NotStarted > 0, missing > 0 && (o.whole || stopped.Load()):
 		return &exitError{code: exitFailed}
 	}
 	return nil
@@ -267,19 +268,37 @@ func (o *order) put(ctx context.Context, store *records.Store, f *files) (record
 // scan turns lines into scans. A scanner is a keyboard: it types a label and
 // presses Enter, so that a label typed by hand cannot be told from a scanned
 // one; an empty line is the Enter key of the operator.
-func scan(ctx context.Context, r io.Reader) <-chan line.Scan {
+func scan(ctx context.Context, r io.Reader, attended bool) <-chan line.Scan {
 	out := make(chan line.Scan)
 	// Not waited for: a read from a terminal cannot be ended, the process
 	// ends it. A pipe ends with its writer.
 	go func() {
 		defer close(out)
-		sc := bufio.NewScanner(r)
-		sc.Buffer(make([]byte, 0, 256), maxLabel)
-		for sc.Scan() {
-			s := line.Scan{Text: strings.TrimSpace(sc.Text()), Source: records.SerialScan}
+		in := bufio.NewReaderSize(r, maxLabel)
+		var labelAt time.Time
+		for {
+			text, long, err := in.ReadLine()
+			s := line.Scan{Text: strings.TrimSpace(string(text)), Source: records.SerialScan}
+			for long && err == nil {
+				s.Problem = fmt.Sprintf("A scan of more than %d characters was not taken: scan the unit's own label.", maxLabel)
+				_, long, err = in.ReadLine()
+			}
+			switch {
+			case err == io.EOF && s.Problem == "":
+				return
+			case err != nil && err != io.EOF:
+				s.Problem, s.Broken = fmt.Sprintf("The scanner's input broke: %v. Check the scanner and run the order again.", err), true
+			case s.Text == "" && attended && time.Since(labelAt) < doubleEnter:
+				continue
+			case s.Text != "":
+				labelAt = time.Now()
+			}
 			select {
 			case out <- s:
 			case <-ctx.Done():
+				return
+			}
+			if s.Broken {
 				return
 			}
 		}
@@ -287,8 +306,13 @@ func scan(ctx context.Context, r io.Reader) <-chan line.Scan {
 	return out
 }
 
-// maxLabel bounds one scanned line; the largest 2D codes hold less.
-const maxLabel = 8 << 10
+const (
+	// maxLabel bounds one scanned line; the largest 2D codes hold less.
+	maxLabel = 8 << 10
+	// doubleEnter is how soon after a label an empty line is no key press: a
+	// scanner set to end its labels with CR and LF types Enter twice.
+	doubleEnter = 150 * time.Millisecond
+)
 
 // onSignals calls stop at the first Ctrl-C, and abort at the second or at a
 // request to end. The returned function ends that.
@@ -297,7 +321,9 @@ func onSignals(stop, abort func()) func() {
 	// A reader of our output that goes away must not take the station with
 	// it while boards have power.
 	signal.Ignore(syscall.SIGPIPE)
-	signal.Notify(ch, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	// Nor must Ctrl-Z leave it standing with boards under power.
+	signal.Ignore(syscall.SIGTSTP)
+	signal.Notify(ch, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	done := make(chan struct{})
 	ended := make(chan struct{})
 	go func() {

@@ -25,10 +25,11 @@ import (
 // The line must never wait for it: events are queued, and a goroutine of the
 // screen's own writes them, however slow the terminal is.
 type screen struct {
-	out   io.Writer
-	tty   bool
-	color bool
-	width func() int
+	out    io.Writer
+	tty    bool
+	color  bool
+	width  func() int
+	height func() int
 
 	mu     sync.Mutex
 	queue  []string // lines to print above the block
@@ -59,6 +60,7 @@ const redrawEvery = 100 * time.Millisecond
 func newScreen(out io.Writer) *screen {
 	s := &screen{out: out, rows: map[int]*row{}, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	s.width = func() int { return 80 }
+	s.height = func() int { return 24 }
 	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		s.tty = os.Getenv("TERM") != "dumb"
 		s.color = s.tty && os.Getenv("NO_COLOR") == ""
@@ -67,6 +69,12 @@ func newScreen(out io.Writer) *screen {
 				return w
 			}
 			return 80
+		}
+		s.height = func() int {
+			if _, h, err := term.GetSize(int(f.Fd())); err == nil && h > 5 {
+				return h
+			}
+			return 24
 		}
 	}
 	go s.loop()
@@ -81,8 +89,15 @@ func (s *screen) Close() {
 		close(s.wake)
 	}
 	s.mu.Unlock()
-	<-s.ended
+	select {
+	case <-s.ended:
+	case <-time.After(closeTime):
+	}
 }
+
+// closeTime is how long Close waits for a terminal that takes nothing: it may
+// be held with Ctrl-S, and must not hold the station.
+const closeTime = 2 * time.Second
 
 // Printf prints a line above the block.
 func (s *screen) Printf(format string, args ...any) {
@@ -199,6 +214,9 @@ func (s *screen) Event(e line.Event) {
 		s.poke()
 	case line.Recorded:
 		s.recorded(e, r, stamp, unit)
+	case line.Dropped:
+		*r = row{site: e.Site, serial: e.Serial, note: "not started"}
+		s.say(fmt.Sprintf("%s  %s  was loaded and is not started; flash it in another run", stamp, unit))
 	case line.Stopping:
 		s.say(fmt.Sprintf("%s  %s", stamp, e.Text))
 	case line.LineFault:
@@ -264,6 +282,11 @@ func (s *screen) block() []string {
 			text += r.note
 		}
 		out = append(out, cut(text, width))
+	}
+	// More rows than the terminal has cannot be redrawn in place.
+	if most := s.height() - 2; len(out) > most {
+		more := len(out) - most + 1
+		out = append(out[:most-1], fmt.Sprintf("… and %d more sites", more))
 	}
 	return out
 }

@@ -110,7 +110,7 @@ func (j *Job) Flash(ctx context.Context, site Site, watch func(Progress)) record
 	down := false
 	defer func() {
 		if !down {
-			site.Down()
+			site.Down() // its error has been recorded, or a panic passes by
 		}
 	}()
 	var failure *Failure
@@ -133,11 +133,16 @@ func (j *Job) Flash(ctx context.Context, site Site, watch func(Progress)) record
 		}
 	}
 	// With a context of its own: power off also happens after Ctrl-C.
-	if f := a.step(context.WithoutCancel(ctx), StepPowerDown, a.powerDown); f != nil && failure == nil {
+	if f := a.step(context.WithoutCancel(ctx), StepPowerDown, a.powerDown); f != nil {
+		// Worse than whatever went before: the board may still have power.
+		if failure != nil {
+			f.Detail += " Before that: " + failure.Detail
+		}
 		failure = f
 		a.result.FailedStep = StepPowerDown
+	} else {
+		down = true
 	}
-	down = true
 	a.result.Duration = time.Since(a.start)
 	a.result.Outcome = records.Pass
 	if failure != nil {
@@ -241,6 +246,9 @@ func (a *attempt) identify(ctx context.Context, s *records.Step) error {
 		s.Detail = fmt.Sprintf("no image list: %v", err)
 		return nil
 	}
+	if f := staleSwap(list); f != nil {
+		return f
+	}
 	if slot, ok := list.Find(0, 0); ok {
 		a.result.PrevHash = hex.EncodeToString(slot.Hash)
 		s.Detail = "holds " + slot.Version
@@ -295,9 +303,31 @@ func (a *attempt) verify(ctx context.Context, s *records.Step) error {
 			Detail: fmt.Sprintf("The board reports hash %x (version %s) instead of %x (version %s).", head(slot.Hash), slot.Version, head(want.Hash), want.Version),
 			Next:   reseat}
 	}
+	if f := staleSwap(list); f != nil {
+		return f
+	}
+	if list.HasFlags && !(slot.Active && slot.Confirmed) {
+		return &Failure{Outcome: records.Fail, Code: NotConfirmed,
+			Detail: "The board holds the right image but does not report it as active and confirmed: it may go back to another one.",
+			Next:   "Flash the board again; if this comes back, call a technician."}
+	}
 	if v, err := mcuboot.ParseVersion(slot.Version); err == nil && v.Compare(want.Version) != 0 {
 		return &Failure{Outcome: records.Fail, Code: HashDiffers,
 			Detail: fmt.Sprintf("The board reports version %s instead of %s.", slot.Version, want.Version), Next: reseat}
+	}
+	return nil
+}
+
+// staleSwap finds an image in the secondary slot that is marked to be swapped
+// in: at the next start it would replace what was just flashed. Only
+// bootloaders built with image state tell.
+func staleSwap(list smp.ImageList) *Failure {
+	for _, s := range list.Slots {
+		if s.Image == 0 && s.Slot != 0 && s.Pending {
+			return &Failure{Outcome: records.Fail, Code: StaleSwap,
+				Detail: fmt.Sprintf("Slot %d of the board holds version %s, marked to replace the image in slot 0 at the next start.", s.Slot, s.Version),
+				Next:   "Start the board once without recovery so that it makes that change, then flash it again."}
+		}
 	}
 	return nil
 }
@@ -362,21 +392,22 @@ func (a *attempt) boot(ctx context.Context, s *records.Step) error {
 	within := time.Duration(a.job.Timeouts.Boot)
 	if a.job.BootText == nil {
 		within = min(within, a.job.Within)
+		// Whatever comes meanwhile may still be the bootloader, or noise.
+		if err := pause(ctx, resetTime); err != nil {
+			return err
+		}
 	}
 	wctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	line, ok := a.prints.wait(wctx, a.client.Gone(), a.reset, nil)
 	if ok {
 		s.Detail = line
-		return nil
+		if a.job.BootText != nil {
+			return nil // the next step looks closer
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return err
-	}
-	if time.Since(a.start)-s.Start < resetTime {
-		if err := pause(ctx, resetTime); err != nil {
-			return err
-		}
 	}
 	target, err := a.client.Probe(ctx, probeTime)
 	if _, broken := errors.AsType[*smp.PortError](err); broken {
@@ -392,7 +423,9 @@ func (a *attempt) boot(ctx context.Context, s *records.Step) error {
 			Detail: fmt.Sprintf("The board holds the right image but printed nothing within %.0f s of its restart.", within.Seconds()),
 			Next:   setAside}
 	}
-	s.Detail = "printed nothing; left the bootloader"
+	if !ok {
+		s.Detail = "printed nothing; left the bootloader"
+	}
 	return nil
 }
 

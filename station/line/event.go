@@ -20,6 +20,7 @@ const (
 	Step      EventKind = "step"      // Site, Serial, Progress: a step began or ended
 	Upload    EventKind = "upload"    // Site, Serial, Progress: bytes have moved
 	Recorded  EventKind = "recorded"  // an attempt ended and its record is on the disk: Attempt, Result, Retry
+	Dropped   EventKind = "dropped"   // Serial was loaded at Site and is not started any more
 	Stopping  EventKind = "stopping"  // no new units from here on: Text
 	LineFault EventKind = "linefault" // the station cannot go on: Text
 )

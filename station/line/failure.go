@@ -29,6 +29,8 @@ const (
 	ImageNotListed  Code = "IMAGE_NOT_LISTED" // does not accept the image: key or damage
 	HashDiffers     Code = "HASH_DIFFERS"     // reports another image
 	HashNotReported Code = "HASH_NOT_REPORTED"
+	StaleSwap       Code = "STALE_SWAP"    // another image is marked to replace the one in slot 0
+	NotConfirmed    Code = "NOT_CONFIRMED" // holds the image, and would not keep it
 	ResetRefused    Code = "RESET_REFUSED"
 	StillInRecovery Code = "STILL_IN_RECOVERY" // restarted, and is a bootloader again
 	NoBoot          Code = "NO_BOOT"           // restarted, and said nothing
@@ -75,7 +77,7 @@ func (f *Failure) retryable() bool {
 		return false
 	}
 	switch f.Code {
-	case ImageNotListed, HashNotReported, UploadRefused, NotRecovery, TotalTime:
+	case ImageNotListed, HashNotReported, UploadRefused, NotRecovery, StaleSwap, NotConfirmed, TotalTime:
 		return false
 	}
 	return true
@@ -96,17 +98,21 @@ func explain(ctx context.Context, step string, err error) *Failure {
 	fail := func(outcome records.Outcome, code Code, detail, next string) *Failure {
 		return &Failure{Outcome: outcome, Code: code, Detail: detail, Next: next, Err: err}
 	}
+	_, pin := errors.AsType[*fixtures.PinError](err)
 	switch cause := context.Cause(ctx); {
+	case pin: // told below, whatever else ended
 	case errors.Is(cause, errTotalTime):
 		return fail(records.Fail, TotalTime, fmt.Sprintf("The attempt took longer than the recipe allows; it was at step %q.", step), reseat)
 	case cause != nil || errors.Is(err, fixtures.ErrCut):
 		return fail(records.Aborted, Aborted, fmt.Sprintf("Stopped by the operator at step %q.", step), "The board may hold half an image: flash it again.")
 	}
+	// The station's own faults before the board's: what was met on the way out
+	// of a failure, such as a power that stays on, is the worse news.
+	if e, ok := errors.AsType[*fixtures.PinError](err); ok {
+		return fail(records.Error, PinFault, fmt.Sprintf("Pin %s (%s) cannot be switched: %v.", e.Pin, e.Role, e.Err), "Take care: the board may still have power. "+e.Hint)
+	}
 	if e, ok := errors.AsType[*fixtures.InterlockError](err); ok {
 		return fail(records.Error, InterlockOpen, fmt.Sprintf("The interlock of site %d is open.", e.Site), "Close the lid or clamp and start again.")
-	}
-	if e, ok := errors.AsType[*fixtures.PinError](err); ok {
-		return fail(records.Error, PinFault, fmt.Sprintf("Pin %s (%s) cannot be switched: %v.", e.Pin, e.Role, e.Err), e.Hint)
 	}
 	if e, ok := errors.AsType[*fixtures.PortError](err); ok {
 		code, detail := PortFault, fmt.Sprintf("Port %s cannot be used: %v.", e.Path, e.Err)
@@ -127,6 +133,10 @@ func explain(ctx context.Context, step string, err error) *Failure {
 	where := ""
 	if e, ok := errors.AsType[*smp.UploadError](err); ok {
 		where = fmt.Sprintf(" at byte %d of %d", e.Offset, e.Total)
+	}
+	if e, ok := errors.AsType[*smp.LostError](err); ok {
+		return fail(records.Fail, BadLine, fmt.Sprintf("The board is alive, but got none of %d messages of %d bytes.", e.Copies, e.Size),
+			"Reseat the board and check its contacts and ground; a recipe may also set a smaller message_size.")
 	}
 	if e, ok := errors.AsType[*smp.RestartError](err); ok {
 		return fail(records.Fail, UploadRestarted, fmt.Sprintf("The board restarted during the upload, after %d bytes.", e.Had),

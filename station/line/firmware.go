@@ -53,6 +53,9 @@ func loadFirmware(cfg *configs.Image) (*Firmware, error) {
 		if n := len(pkg.Images); n != 1 {
 			return nil, fmt.Errorf("the package holds %d images, this version flashes one; build a package with the application alone", n)
 		}
+		if n := pkg.Images[0].ImageIndex; n != 0 {
+			return nil, fmt.Errorf("the package is for image %d of the board (such as a network core), this version flashes image 0; use the package of the application", n)
+		}
 		img = pkg.Images[0].Image
 		name += "/" + pkg.Images[0].File
 	} else {

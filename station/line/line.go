@@ -30,6 +30,10 @@ type Evidence interface {
 type Scan struct {
 	Text   string
 	Source records.SerialSource
+	// Problem says why the line cannot be used, a sentence; Broken that no
+	// more will come because of it.
+	Problem string
+	Broken  bool
 }
 
 // Options make a line.
@@ -52,7 +56,8 @@ type Options struct {
 // Summary is how a run ended, by unit: the last attempt counts.
 type Summary struct {
 	Passed, Failed, Errors, Aborted int
-	Units                           []Unit // in the order in which they ended
+	NotStarted                      int    // units that were loaded and never started
+	Units                           []Unit // in the order in which they were first flashed
 }
 
 // Unit is the verdict on one unit of a run.
@@ -96,9 +101,14 @@ type position struct {
 	site    *fixtures.Site
 	unit    *Scan // loaded and not yet started
 	running string
+	locked  bool       // out of order: nothing more goes there
 	work    chan start // to the site's goroutine
 }
 
+// free reports whether a unit may be loaded.
+func (p *position) free() bool { return !p.locked && p.unit == nil && p.running == "" }
+
+// start is a unit for a site's goroutine; without a cycle it is only loaded.
 type start struct {
 	serial Scan
 	cycle  string
@@ -106,9 +116,11 @@ type start struct {
 
 // done is what a site's goroutine reports about one unit.
 type done struct {
-	site  int
-	unit  Unit
-	fault *FaultError
+	site   int
+	unit   Unit
+	loaded bool   // nothing ran: the site has only been made ready
+	lock   string // why the site must not be used any more, a sentence
+	fault  *FaultError
 }
 
 // run is the state of Run; only its goroutine touches it.
@@ -117,8 +129,9 @@ type run struct {
 	sites   []*position
 	passed  int // units of the order, earlier runs included
 	next    *position
-	ended   bool // no more scans will come
-	why     string
+	held    *Scan // came when no site was free; unattended
+	busy    int   // sites being made ready for what was loaded
+	ended   bool  // no more scans will come
 	fault   *FaultError
 	summary Summary
 }
@@ -131,7 +144,12 @@ func (l *Line) Run(ctx context.Context, scans <-chan Scan) (Summary, error) {
 	r := &run{Line: l}
 	counts, err := l.opts.Records.OrderCounts(ctx, l.opts.Order.ID)
 	if err != nil {
-		return Summary{}, l.recordsFault(err)
+		if ctx.Err() != nil {
+			return Summary{}, nil // stopped before anything began
+		}
+		fault := l.recordsFault(err)
+		l.notify(Event{Kind: LineFault, Text: fault.Text})
+		return Summary{}, fault
 	}
 	r.passed = counts.Passed
 
@@ -143,12 +161,11 @@ func (l *Line) Run(ctx context.Context, scans <-chan Scan) (Summary, error) {
 			l.notify(Event{Kind: Locked, Site: s.Number(), Text: sentence(err)})
 			continue
 		}
-		p := &position{site: s, work: make(chan start)}
+		p := &position{site: s, work: make(chan start, 2)} // a load and its start never wait
 		r.sites = append(r.sites, p)
 		wg.Go(func() {
 			for w := range p.work {
-				unit, fault := l.guarded(ctx, p.site, w)
-				results <- done{p.site.Number(), unit, fault}
+				results <- l.guarded(ctx, p.site, w)
 			}
 		})
 	}
@@ -176,26 +193,37 @@ func (r *run) dispatch(ctx context.Context, scans <-chan Scan, results <-chan do
 		if r.idle() {
 			return
 		}
-		// Scans from a pipe wait until there is a place for them.
+		if r.held != nil && (r.next != nil || !r.waiting()) {
+			s := *r.held
+			r.held = nil
+			r.take(ctx, s)
+			continue
+		}
+		// From a pipe, one label waits until there is a place for it; Enter
+		// and the end are heard at any time.
 		in := scans
-		if r.ended || r.next == nil && !r.opts.Attended {
+		if r.ended || r.held != nil {
 			in = nil
 		}
 		select {
 		case s, ok := <-in:
 			switch {
 			case !ok:
-				r.end("")
-				if r.opts.Station.Start.Trigger == configs.LastScan {
+				r.ended = true
+				// A terminal that is gone is no operator who presses start.
+				if r.opts.Station.Start.Trigger == configs.LastScan && !r.opts.Attended && ctx.Err() == nil {
 					r.start(ctx)
 				}
+			case s.Broken:
+				r.fail(&FaultError{Text: s.Problem})
+			case s.Problem != "":
+				r.notify(Event{Kind: Refused, Text: s.Problem})
 			case s.Text == "":
 				r.start(ctx)
+			case r.next == nil && !r.opts.Attended && r.waiting():
+				r.held = &s
 			default:
-				r.scan(ctx, s)
-				if r.opts.Station.Start.Trigger == configs.LastScan && r.full() {
-					r.start(ctx)
-				}
+				r.take(ctx, s)
 			}
 		case d := <-results:
 			r.finished(d)
@@ -235,16 +263,35 @@ func (i *interlock) edge(active bool) bool {
 	return fire
 }
 
-// end takes no more scans. What is loaded and not started stays so, unless
-// the scans simply ran out.
+// end takes no more scans, and starts nothing of what is loaded.
 func (r *run) end(why string) {
 	r.ended = true
-	if why != "" {
-		r.why = why
-		for _, p := range r.sites {
+	r.held = nil
+	r.notify(Event{Kind: Stopping, Text: why})
+	r.drop()
+}
+
+// drop tells of every unit that was loaded and will not be started.
+func (r *run) drop() {
+	for _, p := range r.sites {
+		if p.unit != nil {
+			r.summary.NotStarted++
+			r.notify(Event{Kind: Dropped, Site: p.site.Number(), Serial: p.unit.Text})
 			p.unit = nil
 		}
-		r.notify(Event{Kind: Stopping, Text: why})
+	}
+}
+
+// waiting reports whether a site may come free, or Enter is still to come.
+func (r *run) waiting() bool {
+	return slices.ContainsFunc(r.sites, func(p *position) bool { return p.running != "" })
+}
+
+// take loads a unit, and starts the cycle if that was the last scan.
+func (r *run) take(ctx context.Context, s Scan) {
+	r.scan(ctx, s)
+	if r.opts.Station.Start.Trigger == configs.LastScan && r.full() {
+		r.start(ctx)
 	}
 }
 
@@ -258,7 +305,7 @@ func (r *run) await() {
 		return
 	}
 	for _, p := range r.sites {
-		if p.unit == nil && p.running == "" {
+		if p.free() {
 			r.next = p
 			r.notify(Event{Kind: Awaiting, Site: p.site.Number()})
 			return
@@ -283,22 +330,32 @@ func (r *run) missing() int {
 
 // full reports whether nothing more can be loaded now.
 func (r *run) full() bool {
-	return r.missing() == 0 || !slices.ContainsFunc(r.sites, func(p *position) bool { return p.unit == nil && p.running == "" })
+	return r.missing() == 0 || !slices.ContainsFunc(r.sites, (*position).free)
 }
 
 // idle reports whether there is nothing left to do.
 func (r *run) idle() bool {
-	loaded := false
+	loaded, usable := false, false
 	for _, p := range r.sites {
 		if p.running != "" {
 			return false
 		}
 		loaded = loaded || p.unit != nil
+		usable = usable || !p.locked
 	}
-	if loaded && r.ended && r.opts.Station.Start.Trigger == configs.Interlock {
+	switch {
+	case r.busy > 0:
+		return false
+	case !usable && r.fault == nil:
+		r.fail(&FaultError{Text: "No site is left to work with: mend what each of them was locked for, then run the order again."})
+		return true
+	case loaded && r.ended && r.opts.Station.Start.Trigger == configs.Interlock:
 		return false // the lid may still be closed
+	case r.ended:
+		r.drop()
+		return true
 	}
-	return r.ended || !loaded && r.missing() == 0 || len(r.sites) == 0
+	return !loaded && r.missing() == 0
 }
 
 // scan takes a unit's label, or says why not.
@@ -307,15 +364,18 @@ func (r *run) scan(ctx context.Context, s Scan) {
 		r.notify(Event{Kind: Refused, Serial: s.Text, Text: fmt.Sprintf(format, args...)})
 	}
 	if r.next == nil {
-		if r.missing() == 0 {
-			refuse("%s was not taken: the order has all its units; wait for the last ones to finish.", s.Text)
-		} else {
-			refuse("%s was not taken: no site is free; wait for one to finish, then scan again.", s.Text)
+		switch {
+		case r.missing() == 0:
+			refuse("%.60q was not taken: the order has all its units; start those that are loaded, or wait for the last ones.", s.Text)
+		case r.waiting():
+			refuse("%.60q was not taken: no site is free; wait for one to finish, then scan again.", s.Text)
+		default:
+			refuse("%.60q was not taken: every site is loaded; start them first.", s.Text)
 		}
 		return
 	}
 	if !r.opts.Recipe.SerialOK(s.Text) {
-		refuse("%q is no serial of %s (the recipe asks for %s); scan the unit's own label.", s.Text, r.opts.Recipe.Product, r.opts.Recipe.SerialPattern)
+		refuse("%.60q is no serial of %s (the recipe asks for %s); scan the unit's own label.", s.Text, r.opts.Recipe.Product, r.opts.Recipe.SerialPattern)
 		return
 	}
 	for _, p := range r.sites {
@@ -326,7 +386,9 @@ func (r *run) scan(ctx context.Context, s Scan) {
 	}
 	passed, err := r.opts.Records.UnitPassed(ctx, r.opts.Order.ID, s.Text)
 	if err != nil {
-		r.fail(r.recordsFault(err))
+		if ctx.Err() == nil {
+			r.fail(r.recordsFault(err))
+		}
 		return
 	}
 	if passed {
@@ -334,6 +396,8 @@ func (r *run) scan(ctx context.Context, s Scan) {
 		return
 	}
 	r.next.unit = &s
+	r.busy++
+	r.next.work <- start{serial: s}
 	r.notify(Event{Kind: Assigned, Site: r.next.site.Number(), Serial: s.Text})
 	r.next = nil
 }
@@ -355,74 +419,124 @@ func (r *run) start(ctx context.Context) {
 			continue
 		}
 		p.running = p.unit.Text
-		p.work <- start{*p.unit, cycle}
+		p.work <- start{serial: *p.unit, cycle: cycle}
 		p.unit = nil
 	}
 }
 
 func (r *run) finished(d done) {
 	for _, p := range r.sites {
-		if p.site.Number() == d.site {
+		if p.site.Number() != d.site {
+			continue
+		}
+		if !d.loaded {
 			p.running = ""
 		}
+		if d.lock != "" && !p.locked {
+			// A site that fails by itself would be free again at once, and
+			// eat one unit of the order after the other.
+			p.locked = true
+			if r.next == p {
+				r.next = nil
+			}
+			r.notify(Event{Kind: Locked, Site: d.site, Text: d.lock})
+		}
+	}
+	if d.loaded {
+		r.busy--
 	}
 	if d.fault != nil {
 		r.fail(d.fault)
 	}
-	if d.unit.Attempts == 0 {
+	if d.unit.Attempts > 0 {
+		r.summary.add(d.unit)
+		if d.unit.Result.Outcome == records.Pass {
+			r.passed++
+		}
+	}
+}
+
+// add counts a unit by its last attempt.
+func (s *Summary) add(u Unit) {
+	count := func(u Unit, n int) {
+		switch u.Result.Outcome {
+		case records.Pass:
+			s.Passed += n
+		case records.Fail:
+			s.Failed += n
+		case records.Aborted:
+			s.Aborted += n
+		default:
+			s.Errors += n
+		}
+	}
+	count(u, 1)
+	if i := slices.IndexFunc(s.Units, func(o Unit) bool { return o.Serial == u.Serial }); i >= 0 {
+		count(s.Units[i], -1)
+		u.Attempts += s.Units[i].Attempts
+		s.Units[i] = u
 		return
 	}
-	r.summary.Units = append(r.summary.Units, d.unit)
-	switch d.unit.Result.Outcome {
-	case records.Pass:
-		r.summary.Passed++
-		r.passed++
-	case records.Fail:
-		r.summary.Failed++
-	case records.Aborted:
-		r.summary.Aborted++
-	default:
-		r.summary.Errors++
-	}
+	s.Units = append(s.Units, u)
 }
 
 // fail ends the run: the first fault is the one told.
 func (r *run) fail(f *FaultError) {
 	if r.fault == nil {
 		r.fault = f
+		r.end("The station has a fault: no new units are started.")
 	}
-	r.end("The station has a fault: no new units are started.")
 }
 
 // guarded is unit, but that a panic outside of the attempt itself makes the
 // site safe and stops the line instead of the process: an open row is worth
 // less than pins left on.
-func (l *Line) guarded(ctx context.Context, site *fixtures.Site, w start) (u Unit, fault *FaultError) {
+func (l *Line) guarded(ctx context.Context, site *fixtures.Site, w start) (d done) {
+	d.site, d.loaded = site.Number(), w.cycle == ""
 	defer func() {
 		if p := recover(); p != nil {
 			err := fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-			fault = &FaultError{Text: fmt.Sprintf("A fault of the station program at site %d: %v. Call a technician.", site.Number(), p), Err: errors.Join(err, site.Down())}
+			d.fault = &FaultError{Text: fmt.Sprintf("A fault of the station program at site %d: %v. Call a technician.", site.Number(), p), Err: errors.Join(err, site.Down())}
 		}
 	}()
-	return l.unit(ctx, site, w)
+	if d.loaded {
+		// The verdict on the board before goes out: a lamp must never speak
+		// of a board that is not there any more.
+		if err := site.Light(fixtures.LampNone); err != nil {
+			d.lock = lampFault(err)
+		}
+		return d
+	}
+	l.unit(ctx, site, w, &d)
+	return d
+}
+
+func lampFault(err error) string {
+	return sentence(err) + " Its lamps cannot be believed."
 }
 
 // unit flashes one unit, again after a power cycle where that may help. Every
 // attempt has its row before the power goes on and its result before anybody
 // is told.
-func (l *Line) unit(ctx context.Context, site *fixtures.Site, w start) (Unit, *FaultError) {
-	u := Unit{Serial: w.serial.Text, Site: site.Number()}
+func (l *Line) unit(ctx context.Context, site *fixtures.Site, w start, d *done) {
+	u := &d.unit
+	u.Serial, u.Site = w.serial.Text, site.Number()
+	light := func(lamp fixtures.Lamp) {
+		if err := site.Light(lamp); err != nil && d.lock == "" {
+			d.lock = lampFault(err)
+		}
+	}
 	for try := 1; ; try++ {
 		rec, err := l.opts.Records.Begin(ctx, l.row(site, w, try))
 		if err != nil {
-			if ctx.Err() != nil {
-				return u, nil // aborted before anything began
+			if ctx.Err() == nil { // else aborted before anything began
+				d.fault = l.recordsFault(err)
 			}
-			return u, l.recordsFault(err)
+			return
 		}
 		u.Attempts = try
 		l.notify(Event{Kind: Attempt, Site: u.Site, Serial: u.Serial, Try: try, Attempt: rec})
-		site.Light(fixtures.LampBusy) // a broken lamp is no reason to stop
+		light(fixtures.LampBusy)
 		res := l.opts.Job.Flash(ctx, site, func(p Progress) {
 			kind := Step
 			if p.Total > 0 {
@@ -435,8 +549,12 @@ func (l *Line) unit(ctx context.Context, site *fixtures.Site, w start) (Unit, *F
 			// Flashed, perhaps well, but not proven: nobody may see a PASS.
 			u.Result.Outcome, u.Result.FailureCode = records.Error, string(StationFault)
 			u.Result.Detail = "The record of this attempt could not be written."
-			site.Light(fixtures.LampFail)
-			return u, l.recordsFault(err)
+			light(fixtures.LampFail)
+			d.fault = l.recordsFault(err)
+			return
+		}
+		if d.lock == "" {
+			d.lock = siteFault(res)
 		}
 		retry := try < l.opts.Recipe.Retries.Attempts && ctx.Err() == nil && retryable(res)
 		if !retry {
@@ -444,13 +562,23 @@ func (l *Line) unit(ctx context.Context, site *fixtures.Site, w start) (Unit, *F
 			if res.Outcome == records.Pass {
 				lamp = fixtures.LampPass
 			}
-			site.Light(lamp)
+			light(lamp)
 		}
 		l.notify(Event{Kind: Recorded, Site: u.Site, Serial: u.Serial, Try: try, Attempt: rec, Result: &res, Retry: retry})
 		if !retry {
-			return u, nil
+			return
 		}
 	}
+}
+
+// siteFault is why a site whose attempt ended so cannot be used any more,
+// empty if it can.
+func siteFault(r records.Result) string {
+	switch Code(r.FailureCode) {
+	case PinFault, PortFault, PortLost:
+		return r.Detail + " " + r.NextStep + " Then run the order again."
+	}
+	return ""
 }
 
 func retryable(r records.Result) bool {

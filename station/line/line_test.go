@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"periph.io/x/conn/v3/gpio"
 
 	"flashline/configs"
+	"flashline/fixtures"
 	"flashline/fixtures/sim"
 	"flashline/records"
 )
@@ -269,8 +271,32 @@ func TestTriggers(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, 3, nil, func(r *rig) { r.station.Start.Trigger = configs.Enter })
 			sum, err := r.line(0).Run(t.Context(), scans(t, "", "FL-000001", "FL-000002", "", "FL-000003"))
-			if err != nil || sum.Passed != 2 || len(r.of(Started)) != 1 {
+			if err != nil || sum.Passed != 2 || sum.NotStarted != 1 || len(r.of(Started)) != 1 {
 				t.Errorf("%+v, %v: the third unit was never started by Enter", sum, err)
+			}
+			if e := r.of(Dropped); len(e) != 1 || e[0].Serial != "FL-000003" {
+				t.Errorf("nobody is told of the third unit: %+v", e)
+			}
+		})
+	})
+	t.Run("enter with every site loaded", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, 2, nil, func(r *rig) { r.station.Start.Trigger = configs.Enter })
+			sum, err := r.line(0).Run(t.Context(), scans(t, "FL-000001", "FL-000002", "FL-000003", "", "FL-000004", ""))
+			if err != nil || sum.Passed != 3 {
+				t.Errorf("%+v, %v", sum, err)
+			}
+			if e := r.of(Refused); len(e) != 1 || !strings.Contains(e[0].Text, "every site is loaded") {
+				t.Errorf("refused: %+v", e)
+			}
+		})
+	})
+	t.Run("the end of the scans with every site loaded", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, 2, nil, func(r *rig) { r.station.Start.Trigger = configs.Enter })
+			sum, err := r.line(0).Run(t.Context(), scans(t, "FL-000001", "FL-000002"))
+			if err != nil || sum.NotStarted != 2 {
+				t.Errorf("%+v, %v", sum, err)
 			}
 		})
 	})
@@ -433,6 +459,171 @@ func TestLockedSite(t *testing.T) {
 			if u.Site != 2 {
 				t.Errorf("%s went to site %d", u.Serial, u.Site)
 			}
+		}
+	})
+}
+
+// A site whose port is gone fails at once and would be free again first, each
+// time: it is locked instead, and the order goes on beside it.
+func TestBrokenSiteIsLocked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 3, nil, func(r *rig) {
+			dial := r.dial
+			r.dial = func(n int) (io.ReadWriteCloser, error) {
+				if n == 1 {
+					return nil, &fixtures.PortError{Path: "/dev/one", Err: os.ErrNotExist, Hint: "Plug it in."}
+				}
+				return dial(n)
+			}
+		})
+		sum, err := r.line(0).Run(t.Context(), scans(t, labels(9)...))
+		if err != nil || sum.Passed != 8 || sum.Errors != 1 {
+			t.Errorf("%+v, %v", sum, err)
+		}
+		if e := r.of(Locked); len(e) != 1 || e[0].Site != 1 || !strings.Contains(e[0].Text, "/dev/one") {
+			t.Errorf("locked: %+v", e)
+		}
+	})
+}
+
+func TestNoSiteLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2, nil, func(r *rig) {
+			r.dial = func(int) (io.ReadWriteCloser, error) {
+				return nil, &fixtures.PortError{Path: "/dev/none", Err: os.ErrNotExist, Hint: "Plug it in."}
+			}
+		})
+		sum, err := r.line(0).Run(t.Context(), scans(t, labels(9)...))
+		if _, ok := errors.AsType[*FaultError](err); !ok || sum.Errors != 2 {
+			t.Errorf("%+v, %v", sum, err)
+		}
+	})
+}
+
+// The same unit again after a failure counts once, by how it ended last.
+func TestSummaryCountsUnits(t *testing.T) {
+	var s Summary
+	for _, o := range []records.Outcome{records.Fail, records.Error, records.Pass} {
+		s.add(Unit{Serial: "A", Attempts: 2, Result: records.Result{Outcome: o}})
+	}
+	s.add(Unit{Serial: "B", Attempts: 1, Result: records.Result{Outcome: records.Aborted}})
+	if s.Passed != 1 || s.Failed != 0 || s.Errors != 0 || s.Aborted != 1 || len(s.Units) != 2 || s.Units[0].Attempts != 6 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// lampPin is a lamp, or the contact of one that cannot be put out.
+type lampPin struct {
+	gpio.PinIO
+	name  string
+	mu    sync.Mutex
+	lit   bool
+	stuck bool
+}
+
+func (l *lampPin) Name() string { return l.name }
+
+func (l *lampPin) Out(v gpio.Level) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stuck && l.lit && v == gpio.Low {
+		return errors.New("it does not go out")
+	}
+	l.lit = bool(v)
+	return nil
+}
+
+func (l *lampPin) on() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lit
+}
+
+// lamps gives site 1 its three lamps.
+func (r *rig) lamps() (busy, pass, fail *lampPin) {
+	busy, pass, fail = &lampPin{name: "BUSY"}, &lampPin{name: "PASS"}, &lampPin{name: "FAIL"}
+	s := &r.station.Sites[0]
+	s.LampBusy, s.LampPass, s.LampFail = &configs.Output{Pin: "BUSY"}, &configs.Output{Pin: "PASS"}, &configs.Output{Pin: "FAIL"}
+	r.pin = func(name string) gpio.PinIO {
+		return map[string]gpio.PinIO{"BUSY": busy, "PASS": pass, "FAIL": fail}[name]
+	}
+	return busy, pass, fail
+}
+
+// A green lamp is a PASS shown: only after the record, and never over a board
+// that is not the one that passed.
+func TestLamps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var busy, pass, fail *lampPin
+		r := newRig(t, 1, nil, func(r *rig) {
+			r.station.Start.Trigger = configs.Enter
+			busy, pass, fail = r.lamps()
+		})
+		r.records.onFinish = func(string, records.Result) error {
+			if !busy.on() || pass.on() || fail.on() {
+				t.Errorf("before the record: busy %v, pass %v, fail %v", busy.on(), pass.on(), fail.on())
+			}
+			return nil
+		}
+		in := make(chan Scan)
+		go func() {
+			defer close(in)
+			in <- Scan{Text: "FL-000001"}
+			in <- Scan{}
+			time.Sleep(time.Minute)
+			if !pass.on() || busy.on() || fail.on() {
+				t.Errorf("after the record: busy %v, pass %v, fail %v", busy.on(), pass.on(), fail.on())
+			}
+			in <- Scan{Text: "FL-000002"}
+			time.Sleep(time.Second)
+			if pass.on() {
+				t.Error("the green lamp is on over the next board")
+			}
+		}()
+		if _, err := r.line(0).Run(t.Context(), in); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestLampThatStaysGreen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2, nil, func(r *rig) {
+			_, pass, _ := r.lamps()
+			pass.stuck = true
+		})
+		sum, err := r.line(0).Run(t.Context(), scans(t, labels(6)...))
+		if err != nil || sum.Passed == 0 {
+			t.Errorf("%+v, %v", sum, err)
+		}
+		if e := r.of(Locked); len(e) != 1 || e[0].Site != 1 {
+			t.Errorf("locked: %+v", e)
+		}
+	})
+}
+
+func TestLampAfterLostRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var pass, fail *lampPin
+		r := newRig(t, 1, nil, func(r *rig) { _, pass, fail = r.lamps() })
+		r.records.onFinish = func(string, records.Result) error {
+			time.AfterFunc(time.Millisecond, func() {
+				if pass.on() || !fail.on() {
+					t.Errorf("a record was lost: pass %v, fail %v", pass.on(), fail.on())
+				}
+			})
+			return errors.New("the disk is full")
+		}
+		l := r.line(0)
+		notify := l.opts.Notify
+		l.opts.Notify = func(e Event) {
+			notify(e)
+			if e.Kind == LineFault {
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		if _, err := l.Run(t.Context(), scans(t, "FL-000001")); err == nil {
+			t.Error("no fault")
 		}
 	})
 }

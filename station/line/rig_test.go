@@ -313,13 +313,19 @@ func (e *evidence) Finish(ctx context.Context, id string, r records.Result) erro
 	return nil
 }
 
-func (e *evidence) UnitPassed(_ context.Context, _, serial string) (bool, error) {
+func (e *evidence) UnitPassed(ctx context.Context, _, serial string) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.passed[serial], nil
 }
 
-func (e *evidence) OrderCounts(context.Context, string) (records.Counts, error) {
+func (e *evidence) OrderCounts(ctx context.Context, _ string) (records.Counts, error) {
+	if err := ctx.Err(); err != nil {
+		return records.Counts{}, err
+	}
 	return records.Counts{Passed: len(e.passed)}, nil
 }
 

@@ -33,6 +33,9 @@ func (t *transcript) add(line []byte) {
 		}
 		return r
 	}, text)
+	if strings.TrimSpace(text) == "" {
+		return // noise of a reset is nothing that a board has said
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.lines = append(t.lines, text); len(t.lines) > maxLines {

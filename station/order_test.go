@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"flashline/station/line"
+)
+
+// typist types pieces of text with a pause before each.
+type typist struct {
+	pieces []string
+	pause  time.Duration
+	end    error
+}
+
+func (p *typist) Read(b []byte) (int, error) {
+	if len(p.pieces) == 0 {
+		return 0, p.end
+	}
+	time.Sleep(p.pause)
+	n := copy(b, p.pieces[0])
+	if p.pieces[0] = p.pieces[0][n:]; p.pieces[0] == "" {
+		p.pieces = p.pieces[1:]
+	}
+	return n, nil
+}
+
+func TestScan(t *testing.T) {
+	long := strings.Repeat("x", 3*maxLabel)
+	tests := []struct {
+		name     string
+		in       *typist
+		attended bool
+		want     []string // "!" for a problem, "broken" for the last
+	}{
+		{"lines", &typist{pieces: []string{"A\nB\r\n\n C \n"}, end: io.EOF}, false, []string{"A", "B", "", "C"}},
+		{"no newline at the end", &typist{pieces: []string{"A\nB"}, end: io.EOF}, false, []string{"A", "B"}},
+		{"over-long line in between", &typist{pieces: []string{"A\n" + long + "\nB\n"}, end: io.EOF}, false, []string{"A", "!", "B"}},
+		{"over-long line at the end", &typist{pieces: []string{"A\n" + long}, end: io.EOF}, false, []string{"A", "!"}},
+		{"input breaks", &typist{pieces: []string{"A\n"}, end: errors.New("input/output error")}, false, []string{"A", "broken"}},
+		{"scanner that types Enter twice", &typist{pieces: []string{"A\n\n", "B\n\n", "\n"}, pause: time.Second, end: io.EOF}, true, []string{"A", "B", ""}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var got []string
+				for s := range scan(t.Context(), tt.in, tt.attended) {
+					switch {
+					case s.Broken:
+						got = append(got, "broken")
+					case s.Problem != "":
+						got = append(got, "!")
+					default:
+						got = append(got, s.Text)
+					}
+				}
+				if d := cmp.Diff(tt.want, got); d != "" {
+					t.Errorf("scans (-want +got):\n%s", d)
+				}
+			})
+		})
+	}
+}
+
+// stuck is a terminal held with Ctrl-S.
+type stuck struct{ release chan struct{} }
+
+func (s stuck) Write(b []byte) (int, error) { <-s.release; return len(b), nil }
+
+// A terminal that takes nothing holds neither the line nor the end.
+func TestStuckTerminal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := stuck{make(chan struct{})}
+		s := newScreen(out)
+		start := time.Now()
+		for range 10000 {
+			s.Event(line.Event{Kind: line.Refused, Text: "no"})
+		}
+		if time.Since(start) > 0 {
+			t.Error("events waited for the terminal")
+		}
+		s.Close()
+		if took := time.Since(start); took != closeTime {
+			t.Errorf("Close took %s", took)
+		}
+		close(out.release)
+	})
+}
