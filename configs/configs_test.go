@@ -91,7 +91,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("images (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(configs.Timeouts{
-		FirstChunk: 60 * s, Chunk: 3 * s, LastChunk: 10 * s, List: 15 * s, Command: 2 * s, Boot: 10 * s, Total: 600 * s,
+		FirstChunk: 60 * s, Chunk: 3 * s, LastChunk: 10 * s, List: 15 * s, Command: 2 * s, Boot: 10 * s, Swap: 60 * s, Total: 600 * s,
 	}, r.Timeouts); diff != "" {
 		t.Errorf("timeouts (-want +got):\n%s", diff)
 	}

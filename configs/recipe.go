@@ -41,11 +41,18 @@ type Recipe struct {
 // SlotPolicy says which slot an image is sent to and what makes it stay.
 type SlotPolicy string
 
-// PrimarySlot sends the image to the primary slot, where it boots at once and
-// for good; nothing has to be confirmed.
-const PrimarySlot SlotPolicy = "primary"
+// The policies.
+const (
+	// PrimarySlot sends the image to the primary slot, where it boots at once
+	// and for good; nothing has to be confirmed.
+	PrimarySlot SlotPolicy = "primary"
+	// SecondaryConfirm sends the image to the secondary slot, marks it to stay
+	// and lets the bootloader swap it in. It is for bootloaders built with
+	// direct upload, slot info and image state.
+	SecondaryConfirm SlotPolicy = "secondary-confirm"
+)
 
-var slotPolicies = []SlotPolicy{PrimarySlot}
+var slotPolicies = []SlotPolicy{PrimarySlot, SecondaryConfirm}
 
 // Image is one firmware image of a recipe.
 type Image struct {
@@ -58,7 +65,7 @@ type Image struct {
 	// Key is the public key that the signature of the image must verify
 	// against before anything is flashed. Without one there is a warning.
 	Key Path `toml:"key"`
-	// SlotPolicy is PrimarySlot.
+	// SlotPolicy is PrimarySlot unless the file says otherwise.
 	SlotPolicy SlotPolicy `toml:"slot_policy"`
 	// SlotSize is the size of the slot in bytes, 0 if it is not known. A .bin
 	// bigger than the slot is refused; how much of the slot MCUboot keeps for
@@ -70,6 +77,9 @@ type Image struct {
 	// MessageSize is the greatest SMP message to send, in bytes; 0 to find
 	// out from the device.
 	MessageSize int `toml:"message_size"`
+	// Rewrite sends the image also to a board that already reports it as its
+	// own; else such a board is only verified and started: false.
+	Rewrite bool `toml:"rewrite"`
 
 	// Data is the content of the file. Flash this, not the file: it is what
 	// was compared with the pin.
@@ -95,6 +105,9 @@ type Timeouts struct {
 	Command Duration `toml:"command"`
 	// Boot is for the application to start after the reset: 10s.
 	Boot Duration `toml:"boot"`
+	// Swap is for the bootloader to exchange the slots before that, where it
+	// has to: 60s.
+	Swap Duration `toml:"swap"`
 	// Total is for a whole attempt, whatever happens in it: 10m.
 	Total Duration `toml:"total"`
 }
@@ -128,6 +141,7 @@ func DefaultTimeouts() Timeouts {
 		List:       Duration(15 * time.Second),
 		Command:    Duration(2 * time.Second),
 		Boot:       Duration(10 * time.Second),
+		Swap:       Duration(60 * time.Second),
 		Total:      Duration(10 * time.Minute),
 	}
 }

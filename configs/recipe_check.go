@@ -68,9 +68,10 @@ func (r *Recipe) checkTimeouts(d *document) {
 		{"list", t.List, 100 * ms, 5 * time.Minute},
 		{"command", t.Command, 100 * ms, time.Minute},
 		{"boot", t.Boot, 100 * ms, 10 * time.Minute},
+		{"swap", t.Swap, 100 * ms, 10 * time.Minute},
 		{"total", t.Total, time.Second, 2 * time.Hour},
 	})
-	for _, part := range []span{{key: "first_chunk", value: t.FirstChunk}, {key: "last_chunk", value: t.LastChunk}, {key: "list", value: t.List}, {key: "boot", value: t.Boot}} {
+	for _, part := range []span{{key: "first_chunk", value: t.FirstChunk}, {key: "last_chunk", value: t.LastChunk}, {key: "list", value: t.List}, {key: "boot", value: t.Boot}, {key: "swap", value: t.Swap}} {
 		if t.Total < part.value && !d.broken("timeouts."+part.key) {
 			d.refuse("timeouts.total", "write a longer total", "total in [timeouts] is %s, shorter than its own part %s of %s", t.Total, part.key, part.value)
 			return

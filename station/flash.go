@@ -123,6 +123,11 @@ func (m *manualSite) EnterRecovery(ctx context.Context, text func([]byte)) (*smp
 	return m.client, target, err
 }
 
+// Boot is for a board whose power is in somebody's hands.
+func (m *manualSite) Boot(context.Context, func([]byte)) (*smp.Client, error) {
+	return nil, line.ErrNoPower
+}
+
 func (m *manualSite) Down() error {
 	if m.client == nil {
 		return nil

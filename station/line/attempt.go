@@ -23,9 +23,11 @@ const (
 	StepIdentify  = "identify"
 	StepUpload    = "upload"
 	StepVerify    = "verify"
+	StepConfirm   = "confirm" // only where the image goes to the secondary slot
 	StepRelease   = "release"
 	StepBoot      = "boot"
 	StepCheck     = "check"
+	StepProve     = "prove" // likewise
 	StepPowerDown = "power down"
 )
 
@@ -36,6 +38,8 @@ type Site interface {
 	// EnterRecovery powers the board into serial recovery and gives text
 	// what it prints.
 	EnterRecovery(ctx context.Context, text func(line []byte)) (*smp.Client, smp.Target, error)
+	// Boot starts the board by a power cycle, without recovery.
+	Boot(ctx context.Context, text func(line []byte)) (*smp.Client, error)
 	// Down ends the work: port closed, lines released, power off.
 	Down() error
 }
@@ -43,6 +47,8 @@ type Site interface {
 // Job is what is done to a unit.
 type Job struct {
 	Firmware    *Firmware
+	Policy      configs.SlotPolicy
+	Rewrite     bool           // send it also to a board that already holds it
 	WriteSize   int            // flash write size of the part, bytes
 	MessageSize int            // largest message, 0 to find out
 	BootText    *regexp.Regexp // what the application must print, nil for nothing
@@ -67,7 +73,7 @@ func NewJob(r *configs.Recipe) (*Job, error) {
 		resends = -1 // the engine's 0 means its default
 	}
 	return &Job{
-		Firmware: fw, WriteSize: img.WriteSize, MessageSize: img.MessageSize, BootText: pattern,
+		Firmware: fw, Policy: img.SlotPolicy, Rewrite: img.Rewrite, WriteSize: img.WriteSize, MessageSize: img.MessageSize, BootText: pattern,
 		Within: time.Duration(r.Check.Within), Resends: resends, Timeouts: r.Timeouts,
 	}, nil
 }
@@ -90,6 +96,10 @@ type attempt struct {
 	client *smp.Client
 	prints *transcript
 	reset  int // the line of the transcript where the restart begins
+
+	slot   int  // where the image goes
+	number int  // the image number that addresses it
+	kept   bool // the board holds the image already
 }
 
 // Flash flashes one board and reports how that went; the board is without
@@ -115,18 +125,24 @@ func (j *Job) Flash(ctx context.Context, site Site, watch func(Progress)) record
 	}()
 	var failure *Failure
 	for _, s := range []struct {
-		name string
-		do   func(context.Context, *records.Step) error
+		name      string
+		do        func(context.Context, *records.Step) error
+		secondary bool // only for an image in the secondary slot
 	}{
-		{StepPowerOff, a.powerOff},
-		{StepRecovery, a.enterRecovery},
-		{StepIdentify, a.identify},
-		{StepUpload, a.upload},
-		{StepVerify, a.verify},
-		{StepRelease, a.release},
-		{StepBoot, a.boot},
-		{StepCheck, a.check},
+		{StepPowerOff, a.powerOff, false},
+		{StepRecovery, a.enterRecovery, false},
+		{StepIdentify, a.identify, false},
+		{StepUpload, a.upload, false},
+		{StepVerify, a.verify, false},
+		{StepConfirm, a.confirm, true},
+		{StepRelease, a.release, false},
+		{StepBoot, a.boot, false},
+		{StepCheck, a.check, false},
+		{StepProve, a.prove, true},
 	} {
+		if s.secondary && a.slot == 0 {
+			continue
+		}
 		if failure = a.step(ctx, s.name, s.do); failure != nil {
 			a.result.FailedStep = s.name
 			break
@@ -247,20 +263,33 @@ func (a *attempt) identify(ctx context.Context, s *records.Step) error {
 		return nil
 	}
 	if f := staleSwap(list); f != nil {
-		return f
+		if list, err = a.letSwap(ctx, f); err != nil {
+			return err
+		}
+		s.Retries++
 	}
-	if slot, ok := list.Find(0, 0); ok {
+	slot, ok := list.Find(0, 0)
+	if ok {
 		a.result.PrevHash = hex.EncodeToString(slot.Hash)
 		s.Detail = "holds " + slot.Version
 	} else {
 		s.Detail = "holds no valid image"
+	}
+	a.kept = !a.job.Rewrite && ok && bytes.Equal(slot.Hash, a.job.Firmware.Hash) && (!list.HasFlags || slot.Active && slot.Confirmed)
+	if a.job.Policy == configs.SecondaryConfirm && !a.kept {
+		return a.chooseSecondary(ctx, s, ok)
 	}
 	return nil
 }
 
 func (a *attempt) upload(ctx context.Context, s *records.Step) error {
 	fw := a.job.Firmware
+	if a.kept {
+		s.Outcome, s.Detail = records.Skipped, "the board holds the image already"
+		return nil
+	}
 	r, err := a.client.Upload(ctx, fw.Data, smp.UploadOptions{
+		Image:        a.number,
 		WriteSize:    a.job.WriteSize,
 		MessageSize:  a.result.MessageSize,
 		Encrypted:    fw.Encrypted,
@@ -285,7 +314,7 @@ func (a *attempt) verify(ctx context.Context, s *records.Step) error {
 	if err != nil {
 		return err
 	}
-	slot, ok := list.Find(0, 0)
+	slot, ok := list.Find(0, a.slot)
 	if !ok {
 		return &Failure{Outcome: records.Fail, Code: ImageNotListed,
 			Detail: "The board took the image but does not accept it: its bootloader trusts another key, or the image was damaged.",
@@ -306,7 +335,7 @@ func (a *attempt) verify(ctx context.Context, s *records.Step) error {
 	if f := staleSwap(list); f != nil {
 		return f
 	}
-	if list.HasFlags && !(slot.Active && slot.Confirmed) {
+	if a.slot == 0 && list.HasFlags && !(slot.Active && slot.Confirmed) {
 		return &Failure{Outcome: records.Fail, Code: NotConfirmed,
 			Detail: "The board holds the right image but does not report it as active and confirmed: it may go back to another one.",
 			Next:   "Flash the board again; if this comes back, call a technician."}
@@ -314,20 +343,6 @@ func (a *attempt) verify(ctx context.Context, s *records.Step) error {
 	if v, err := mcuboot.ParseVersion(slot.Version); err == nil && v.Compare(want.Version) != 0 {
 		return &Failure{Outcome: records.Fail, Code: HashDiffers,
 			Detail: fmt.Sprintf("The board reports version %s instead of %s.", slot.Version, want.Version), Next: reseat}
-	}
-	return nil
-}
-
-// staleSwap finds an image in the secondary slot that is marked to be swapped
-// in: at the next start it would replace what was just flashed. Only
-// bootloaders built with image state tell.
-func staleSwap(list smp.ImageList) *Failure {
-	for _, s := range list.Slots {
-		if s.Image == 0 && s.Slot != 0 && s.Pending {
-			return &Failure{Outcome: records.Fail, Code: StaleSwap,
-				Detail: fmt.Sprintf("Slot %d of the board holds version %s, marked to replace the image in slot 0 at the next start.", s.Slot, s.Version),
-				Next:   "Start the board once without recovery so that it makes that change, then flash it again."}
-		}
 	}
 	return nil
 }
@@ -390,7 +405,10 @@ const (
 // must at least not be in recovery again.
 func (a *attempt) boot(ctx context.Context, s *records.Step) error {
 	within := time.Duration(a.job.Timeouts.Boot)
-	if a.job.BootText == nil {
+	if a.slot != 0 {
+		within += time.Duration(a.job.Timeouts.Swap)
+	}
+	if a.job.BootText == nil && a.slot == 0 {
 		within = min(within, a.job.Within)
 		// Whatever comes meanwhile may still be the bootloader, or noise.
 		if err := pause(ctx, resetTime); err != nil {

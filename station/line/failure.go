@@ -29,8 +29,12 @@ const (
 	ImageNotListed  Code = "IMAGE_NOT_LISTED" // does not accept the image: key or damage
 	HashDiffers     Code = "HASH_DIFFERS"     // reports another image
 	HashNotReported Code = "HASH_NOT_REPORTED"
-	StaleSwap       Code = "STALE_SWAP"    // another image is marked to replace the one in slot 0
-	NotConfirmed    Code = "NOT_CONFIRMED" // holds the image, and would not keep it
+	StaleSwap       Code = "STALE_SWAP"       // another image is marked to replace the one in slot 0
+	NotConfirmed    Code = "NOT_CONFIRMED"    // holds the image, and would not keep it
+	NoDirectUpload  Code = "NO_DIRECT_UPLOAD" // cannot be sent an image to the secondary slot
+	NoImageState    Code = "NO_IMAGE_STATE"   // cannot be told to keep an image
+	ConfirmRefused  Code = "CONFIRM_REFUSED"  // could, and did not
+	NotSwapped      Code = "NOT_SWAPPED"      // restarted, and the image is not in the primary slot
 	ResetRefused    Code = "RESET_REFUSED"
 	StillInRecovery Code = "STILL_IN_RECOVERY" // restarted, and is a bootloader again
 	NoBoot          Code = "NO_BOOT"           // restarted, and said nothing
@@ -77,7 +81,7 @@ func (f *Failure) retryable() bool {
 		return false
 	}
 	switch f.Code {
-	case ImageNotListed, HashNotReported, UploadRefused, NotRecovery, StaleSwap, NotConfirmed, TotalTime:
+	case ImageNotListed, HashNotReported, UploadRefused, NotRecovery, StaleSwap, NotConfirmed, NoDirectUpload, NoImageState, ConfirmRefused, TotalTime:
 		return false
 	}
 	return true

@@ -81,6 +81,10 @@ func (s *scripted) EnterRecovery(_ context.Context, text func([]byte)) (*smp.Cli
 	return s.client, s.target, nil
 }
 
+func (s *scripted) Boot(context.Context, func([]byte)) (*smp.Client, error) {
+	return nil, ErrNoPower
+}
+
 func (s *scripted) Down() error {
 	s.downs++
 	if s.client != nil {
