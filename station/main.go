@@ -122,7 +122,7 @@ Exit codes: 0 all passed, 1 some unit did not pass, 2 bad input, 3 station fault
 		},
 	}
 	root.AddCommand(
-		newDemo(), newRun(), newCheck(), newFlash(), newImage(),
+		newDemo(), newRun(), newCheck(), newFlash(), newExplain(), newImage(),
 		newSimulate(), newRecords(), newVersion(),
 	)
 	return root
