@@ -8,7 +8,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/creack/pty"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"flashline/station/line"
 )
@@ -66,6 +68,38 @@ func TestScan(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// The scanner's labels are not shown while the rows are drawn, and whoever
+// uses the terminal next sees what he types.
+func TestMuteEcho(t *testing.T) {
+	master, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	defer tty.Close()
+	flags := func() uint32 {
+		s, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Lflag
+	}
+	before := flags()
+	if before&unix.ECHO == 0 {
+		t.Fatal("a new terminal does not echo: the test shows nothing")
+	}
+	restore, err := muteEcho(tty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := flags(); got&unix.ECHO != 0 || got&unix.ICANON == 0 || got&unix.ISIG == 0 {
+		t.Errorf("flags %#x: want no echo, and lines and signals as before", got)
+	}
+	if restore(); flags() != before {
+		t.Error("the terminal was not restored")
 	}
 }
 

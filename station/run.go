@@ -2,11 +2,33 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
+
+// muteEcho keeps a terminal from showing what the scanner types, which would
+// push the rows that are redrawn in place out of their place: every label
+// shows up in the row of its site anyway. Lines and Ctrl-C work as before.
+func muteEcho(f *os.File) (restore func(), err error) {
+	fd := int(f.Fd())
+	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the terminal's settings: %w", err)
+	}
+	quiet := *old
+	quiet.Lflag &^= unix.ECHO | unix.ECHONL
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &quiet); err != nil {
+		return nil, fmt.Errorf("cannot change the terminal's settings: %w", err)
+	}
+	return func() {
+		// Nothing is left to do for a terminal that is gone.
+		_ = unix.IoctlSetTermios(fd, unix.TCSETS, old)
+	}, nil
+}
 
 func newRun() *cobra.Command {
 	var o order
@@ -38,8 +60,13 @@ Exit codes: 0 all passed, 1 some unit did not pass, 2 bad input, 3 station fault
 				return badInput(errors.New("--quantity is negative: give the number of units, or leave it out"))
 			}
 			o.scans, o.out = cmd.InOrStdin(), cmd.OutOrStdout()
-			if f, ok := o.scans.(*os.File); ok {
-				o.attended = term.IsTerminal(int(f.Fd()))
+			if f, ok := o.scans.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+				o.attended = true
+				restore, err := muteEcho(f)
+				if err != nil {
+					return stationFault(err)
+				}
+				defer restore()
 			}
 			return o.run(cmd.Context())
 		},

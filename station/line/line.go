@@ -282,7 +282,7 @@ func (r *run) drop() {
 	}
 }
 
-// waiting reports whether a site may come free, or Enter is still to come.
+// waiting reports whether a site may come free by itself.
 func (r *run) waiting() bool {
 	return slices.ContainsFunc(r.sites, func(p *position) bool { return p.running != "" })
 }
