@@ -297,6 +297,41 @@ func TestUploadErrors(t *testing.T) {
 	}
 }
 
+// A device that claims more than its line buffers let through: what it says
+// of itself is tried before it is believed.
+func TestFindMessageSizeDoubts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := newDevice(t, Options{}, func(h Header, p []byte) []reply {
+			switch {
+			case h.Group == GroupOS && h.Command == cmdParams:
+				return []reply{{payload: "bf686275665f73697a65190800696275665f636f756e7401ff"}} // 2048
+			case HeaderSize+len(p) > 740:
+				return nil
+			}
+			return []reply{{payload: rcOK}}
+		})
+		if size, err := c.FindMessageSize(t.Context()); err != nil || size != 740 {
+			t.Errorf("message size %d, %v", size, err)
+		}
+	})
+}
+
+// Told a size that is too large, the upload ends with what was found out: the
+// device is there, and got nothing.
+func TestUploadLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &flasher{drop: func(_, off int) bool { return off == 0 }}
+		start := time.Now()
+		_, err := uploadTo(t, f, image(5000), UploadOptions{MessageSize: 1020})
+		if e, ok := errors.AsType[*LostError](err); !ok || e.Copies != 6 || e.Size > 1020 {
+			t.Errorf("error %v", err)
+		}
+		if took := time.Since(start); took > 30*time.Second {
+			t.Errorf("found out after %s", took)
+		}
+	})
+}
+
 func TestUploadImpossibleOptions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		if _, err := uploadTo(t, &flasher{}, nil, UploadOptions{}); err == nil {

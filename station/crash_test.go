@@ -182,6 +182,7 @@ func TestSignals(t *testing.T) {
 		{"Ctrl-C once finishes what runs", []syscall.Signal{syscall.SIGINT}, []records.Outcome{records.Pass}, 3},
 		{"Ctrl-C twice aborts", []syscall.Signal{syscall.SIGINT, syscall.SIGINT}, []records.Outcome{records.Pass, records.Aborted}, 0},
 		{"SIGTERM aborts", []syscall.Signal{syscall.SIGTERM}, []records.Outcome{records.Pass, records.Aborted}, 0},
+		{"Ctrl-\\ aborts", []syscall.Signal{syscall.SIGQUIT}, []records.Outcome{records.Pass, records.Aborted}, 0},
 		{"SIGHUP aborts", []syscall.Signal{syscall.SIGHUP}, []records.Outcome{records.Pass, records.Aborted}, 0},
 	}
 	for _, tt := range tests {

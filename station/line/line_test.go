@@ -628,6 +628,59 @@ func TestLampAfterLostRecord(t *testing.T) {
 	})
 }
 
+// slowClose is a port that the kernel holds on to when it is closed.
+type slowClose struct{ io.ReadWriteCloser }
+
+func (s slowClose) Close() error {
+	time.Sleep(30 * time.Second)
+	return s.ReadWriteCloser.Close()
+}
+
+// The power does not wait for a port that takes half a minute to close.
+func TestPowerDoesNotWaitForThePort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1, nil, func(r *rig) {
+			dial := r.dial
+			r.dial = func(n int) (io.ReadWriteCloser, error) {
+				p, err := dial(n)
+				return slowClose{p}, err
+			}
+		})
+		site := r.fixture.Sites()[0]
+		if _, _, err := site.EnterRecovery(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		time.AfterFunc(300*time.Millisecond, func() {
+			if s := r.boards[0].State(); s != sim.StateOff {
+				t.Errorf("the board is %s while its port closes", s)
+			}
+		})
+		if err := site.Down(); err != nil || time.Since(start) < 30*time.Second {
+			t.Errorf("down after %s: %v", time.Since(start), err)
+		}
+	})
+}
+
+// Records that cannot even be asked stop the line, and say so.
+func TestRecordsCannotBeAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1, nil, nil)
+		l := r.line(0)
+		l.opts.Records = deaf{r.records}
+		_, err := l.Run(t.Context(), scans(t, "FL-000001"))
+		if e := r.of(LineFault); err == nil || len(e) != 1 || !strings.Contains(e[0].Text, "disk is gone") {
+			t.Errorf("%v, told %+v", err, e)
+		}
+	})
+}
+
+type deaf struct{ *evidence }
+
+func (deaf) OrderCounts(context.Context, string) (records.Counts, error) {
+	return records.Counts{}, errors.New("the disk is gone; look for it")
+}
+
 // The order goes on where an earlier run left it.
 func TestOrderContinues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
