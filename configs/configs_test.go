@@ -84,9 +84,9 @@ func TestDefaults(t *testing.T) {
 
 	r := recipe(t, smallestRecipe)
 	if diff := cmp.Diff([]configs.Image{{
-		Path:       configs.Path{Written: "app.bin", Abs: "/etc/line/app.bin"},
-		SHA256:     "110009dcee21620b166f3abfecb5eff7a873be729d1c2d53822e7acc5f34eb9b",
-		SlotPolicy: configs.PrimarySlot, WriteSize: 32,
+		Path:      configs.Path{Written: "app.bin", Abs: "/etc/line/app.bin"},
+		SHA256:    "110009dcee21620b166f3abfecb5eff7a873be729d1c2d53822e7acc5f34eb9b",
+		WriteSize: 32,
 	}}, r.Images); diff != "" {
 		t.Errorf("images (-want +got):\n%s", diff)
 	}

@@ -20,7 +20,21 @@ type Recipe struct {
 	// match; empty if any label will do. See [Recipe.SerialOK].
 	SerialPattern string `toml:"serial_pattern"`
 
-	// Images are what is flashed: in this version exactly one.
+	// Board is the name of the board the images are for, as Zephyr writes it
+	// ("nrf5340dk/nrf5340/cpuapp"); empty if nobody is to be asked. The manifest
+	// of a .zip and an application that answers must agree with it.
+	Board string `toml:"board"`
+
+	// Entry is how a board is brought to answer: RecoveryPin.
+	Entry Entry `toml:"entry"`
+	// SlotPolicy is AutoPolicy unless the file says otherwise, and holds for
+	// all images.
+	SlotPolicy SlotPolicy `toml:"slot_policy"`
+	// AllowDowngrade lets a board go back to a lower version than the one it
+	// holds: false.
+	AllowDowngrade bool `toml:"allow_downgrade"`
+
+	// Images are what is flashed, at least one, each with a number of its own.
 	Images   []Image  `toml:"image"`
 	Timeouts Timeouts `toml:"timeouts"`
 	Retries  Retries  `toml:"retries"`
@@ -38,11 +52,38 @@ type Recipe struct {
 	abs string // where Verify finds the file; empty if it was never on disk
 }
 
+// Entry says how a board is brought to where its SMP server listens.
+type Entry string
+
+// The ways in.
+const (
+	// RecoveryPin holds the recovery line at power-on, or at a reset where the
+	// power is not switched (CONFIG_BOOT_SERIAL_ENTRANCE_GPIO).
+	RecoveryPin Entry = "recovery-pin"
+	// ResetPin pulses the reset line (CONFIG_BOOT_SERIAL_PIN_RESET).
+	ResetPin Entry = "reset-pin"
+	// Window talks to the bootloader in the moments after power-on in which it
+	// listens (CONFIG_BOOT_SERIAL_WAIT_FOR_DFU).
+	Window Entry = "window"
+	// BootMode asks the application to restart into recovery
+	// (CONFIG_MCUMGR_GRP_OS_RESET_BOOT_MODE and CONFIG_BOOT_SERIAL_BOOT_MODE).
+	BootMode Entry = "boot-mode"
+	// PowerOn switches the board on and takes what answers: the bootloader of
+	// a board without application (CONFIG_BOOT_SERIAL_NO_APPLICATION), or an
+	// application with an SMP server.
+	PowerOn Entry = "power-on"
+)
+
+var entries = []Entry{RecoveryPin, ResetPin, Window, BootMode, PowerOn}
+
 // SlotPolicy says which slot an image is sent to and what makes it stay.
 type SlotPolicy string
 
 // The policies.
 const (
+	// AutoPolicy is what the target reveals to be right: PrimarySlot for a
+	// bootloader, ApplicationPolicy for an application.
+	AutoPolicy SlotPolicy = "auto"
 	// PrimarySlot sends the image to the primary slot, where it boots at once
 	// and for good; nothing has to be confirmed.
 	PrimarySlot SlotPolicy = "primary"
@@ -50,9 +91,16 @@ const (
 	// and lets the bootloader swap it in. It is for bootloaders built with
 	// direct upload, slot info and image state.
 	SecondaryConfirm SlotPolicy = "secondary-confirm"
+	// SecondaryTestConfirm sends the image to the secondary slot, lets it start
+	// on trial, and keeps it once the application runs: by telling the
+	// application, or by finding that it has done so itself.
+	SecondaryTestConfirm SlotPolicy = "secondary-test-confirm"
+	// ApplicationPolicy updates through the SMP server of the application that
+	// runs: to the slot that is free, on trial, kept once it has started.
+	ApplicationPolicy SlotPolicy = "application"
 )
 
-var slotPolicies = []SlotPolicy{PrimarySlot, SecondaryConfirm}
+var slotPolicies = []SlotPolicy{AutoPolicy, PrimarySlot, SecondaryConfirm, SecondaryTestConfirm, ApplicationPolicy}
 
 // Image is one firmware image of a recipe.
 type Image struct {
@@ -65,12 +113,21 @@ type Image struct {
 	// Key is the public key that the signature of the image must verify
 	// against before anything is flashed. Without one there is a warning.
 	Key Path `toml:"key"`
-	// SlotPolicy is PrimarySlot unless the file says otherwise.
-	SlotPolicy SlotPolicy `toml:"slot_policy"`
+	// Number is which of the board's images this is: 0, the application; a
+	// network core's is 1. For a .zip with a manifest that says it, it stays 0.
+	Number int `toml:"number"`
+	// UploadNumber is the image number to send in the upload, for bootloaders
+	// that do not tell: 0 means to find it out. On some builds a wrong one
+	// erases a foreign partition.
+	UploadNumber int `toml:"upload_number"`
 	// SlotSize is the size of the slot in bytes, 0 if it is not known. A .bin
 	// bigger than the slot is refused; how much of the slot MCUboot keeps for
 	// itself is for those who read the image.
 	SlotSize int `toml:"slot_size"`
+	// SectorSize is the size of a flash sector in bytes, 0 if it is not known.
+	// Bootloaders that erase as they go also erase the sector in which the
+	// trailer begins, so with it known an image that reaches there is refused.
+	SectorSize int `toml:"sector_size"`
 	// WriteSize is the write alignment of the part's flash in bytes, a power
 	// of two: 32, which is a multiple of what common parts need.
 	WriteSize int `toml:"write_size"`
@@ -130,7 +187,33 @@ type Check struct {
 	BootText string `toml:"boot_text"`
 	// Within is how long the board has to print it: 5s.
 	Within Duration `toml:"within"`
+	// Proof is what must show, after the restart, that the image runs:
+	// AutoProof.
+	Proof Proof `toml:"proof"`
 }
+
+// Proof is how a board is seen to run its image, after its own hash was
+// verified and it was restarted.
+type Proof string
+
+// The proofs.
+const (
+	// AutoProof is the strongest that the board offers: the boot text if it
+	// names the version, else the application's image list, else recovery
+	// entered once more, else none.
+	AutoProof Proof = "auto"
+	// BootTextProof is what the board prints: it needs a boot text.
+	BootTextProof Proof = "boot-text"
+	// ApplicationProof is the image list of the application.
+	ApplicationProof Proof = "application"
+	// RecoveryProof is the bootloader's image list, in recovery once more.
+	RecoveryProof Proof = "recovery"
+	// NoProof asks for nothing after the restart but that the board leaves
+	// recovery.
+	NoProof Proof = "none"
+)
+
+var proofs = []Proof{AutoProof, BootTextProof, ApplicationProof, RecoveryProof, NoProof}
 
 // DefaultTimeouts are the waits of a recipe that says nothing about them.
 func DefaultTimeouts() Timeouts {
@@ -149,9 +232,11 @@ func DefaultTimeouts() Timeouts {
 // newRecipe is a recipe as if nothing were written.
 func newRecipe() *Recipe {
 	return &Recipe{
-		Timeouts: DefaultTimeouts(),
-		Retries:  Retries{Attempts: 2, Chunk: 5},
-		Check:    Check{Within: Duration(5 * time.Second)},
+		Entry:      RecoveryPin,
+		SlotPolicy: AutoPolicy,
+		Timeouts:   DefaultTimeouts(),
+		Retries:    Retries{Attempts: 2, Chunk: 5},
+		Check:      Check{Within: Duration(5 * time.Second), Proof: AutoProof},
 	}
 }
 
@@ -199,9 +284,6 @@ func decodeRecipe(doc *document, dir string) *Recipe {
 		img.SHA256 = strings.ToLower(img.SHA256)
 		if at := fmt.Sprintf("image[%d].", i); !doc.has(at + "write_size") {
 			img.WriteSize = defaultWriteSize
-		}
-		if at := fmt.Sprintf("image[%d].", i); !doc.has(at + "slot_policy") {
-			img.SlotPolicy = PrimarySlot
 		}
 	}
 	r.check(doc)

@@ -41,6 +41,12 @@ func (r *Recipe) check(d *document) {
 	} else if r.SerialPattern == "" && d.has("serial_pattern") {
 		d.refuse("serial_pattern", "write what a label looks like, or take it out to accept any", "the key \"serial_pattern\" is empty")
 	}
+	if !slices.Contains(slotPolicies, r.SlotPolicy) {
+		d.refuse("slot_policy", choose(slotPolicies), "there is no slot_policy %s", quote(string(r.SlotPolicy)))
+	}
+	if !slices.Contains(entries, r.Entry) {
+		d.refuse("entry", choose(entries), "there is no entry %s", quote(string(r.Entry)))
+	}
 	if len(r.Images) == 0 {
 		d.refuse("image", "add a line [[image]] with file and sha256 below it", "this recipe has no image")
 	}
@@ -123,9 +129,6 @@ func (img *Image) check(d *document, at string) {
 	const pin = "run sha256sum FILE and put the result here"
 	if d.need(at+".sha256", img.SHA256, `sha256 = "…" with what sha256sum prints for the released file`) && !hashPattern.MatchString(img.SHA256) {
 		d.refuse(at+".sha256", strings.Replace(pin, "FILE", plain(img.Path.Written), 1), "sha256 has %d characters, but must be 64 of 0-9 and a-f", len(img.SHA256))
-	}
-	if !slices.Contains(slotPolicies, img.SlotPolicy) {
-		d.refuse(at+".slot_policy", choose(slotPolicies), "there is no slot_policy %s", quote(string(img.SlotPolicy)))
 	}
 	if d.has(at + ".slot_size") {
 		d.number(at+".slot_size", img.SlotSize, 1, maxSlotSize, "write the size of the slot in bytes, or take it out if it is not known")

@@ -86,6 +86,9 @@ type Timings struct {
 	Stagger Duration `toml:"stagger"`
 	// ResetPulse is the length of a pulse on the reset line: 50ms.
 	ResetPulse Duration `toml:"reset_pulse"`
+	// Enumeration is how long a board's own USB port may take to appear after
+	// power-on or a restart: 10s.
+	Enumeration Duration `toml:"enumeration"`
 }
 
 // Port is what holds for the serial ports of all sites.
@@ -93,6 +96,8 @@ type Port struct {
 	// Baud is the speed in bits per second where a site gives no other:
 	// 115200. MCUboot's is compiled in (current-speed of zephyr,uart-mcumgr).
 	Baud int `toml:"baud"`
+	// USB is what holds where a site says nothing: false.
+	USB bool `toml:"usb"`
 }
 
 // Simulator describes the boards of software that stand in the sites.
@@ -123,10 +128,18 @@ type Site struct {
 	// Baud is the speed in bits per second, that of [Port] if the file gives
 	// the site none.
 	Baud int `toml:"baud"`
+	// USB says that the port is the board's own, not an adapter's: it comes
+	// with the firmware that shows it and goes with every restart. That of
+	// [Port] if the file does not say.
+	USB bool `toml:"usb"`
 
-	// Power switches the supply of the board.
+	// Power switches the supply of the board. Its Pin is empty if nothing does.
 	Power Output `toml:"power"`
+	// VBUS switches the USB supply of the board, nil if that is not wired
+	// apart. It is on and off with Power.
+	VBUS *Output `toml:"vbus"`
 	// Recovery is the line that MCUboot reads as its button (mcuboot-button0).
+	// Its Pin is empty if it is not wired.
 	Recovery Output `toml:"recovery"`
 	// Reset is the reset line, nil if it is not wired.
 	Reset *Output `toml:"reset"`
@@ -171,6 +184,7 @@ func newStation() *Station {
 			ProbeEvery:  Duration(100 * time.Millisecond),
 			Stagger:     Duration(200 * time.Millisecond),
 			ResetPulse:  Duration(50 * time.Millisecond),
+			Enumeration: Duration(10 * time.Second),
 		},
 		Port: Port{Baud: 115200},
 	}
@@ -228,6 +242,9 @@ func decodeStation(doc *document, dir string) *Station {
 	for i := range s.Sites {
 		if !doc.has(fmt.Sprintf("site[%d].baud", i)) {
 			s.Sites[i].Baud = s.Port.Baud
+		}
+		if !doc.has(fmt.Sprintf("site[%d].usb", i)) {
+			s.Sites[i].USB = s.Port.USB
 		}
 	}
 	s.Records.resolve(dir)

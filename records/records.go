@@ -128,10 +128,32 @@ type Attempt struct {
 	ImageHash       string // what the device must report for a PASS, lower-case hex
 	ImageSize       int64  // bytes
 
+	// Further are the images of the attempt besides the one above, such as
+	// that of a network core. A PASS needs the hash of every one.
+	Further []FurtherImage
+
 	SoftwareVersion string // of the station program
 	ConfigSHA256    string // of the station file in use
 	Port            string
 	Baud            int
+}
+
+// FurtherImage is an image of an attempt besides its first one.
+type FurtherImage struct {
+	Number     int // which of the board's images, as MCUboot counts them
+	Name       string
+	Version    string
+	FileSHA256 string // of an image file that was put; empty for none
+	Hash       string // what the device must report for a PASS, lower-case hex
+	Size       int64  // bytes
+}
+
+// FurtherResult is what a device reported of a further image.
+type FurtherResult struct {
+	Number        int // that of the FurtherImage
+	DeviceHash    string
+	DeviceVersion string
+	PrevHash      string
 }
 
 // Result is how an attempt ended: the other half of the record.
@@ -146,6 +168,12 @@ type Result struct {
 	DeviceVersion string
 	PrevHash      string // what the device reported before the upload, if anything
 	Target        Target
+	Further       []FurtherResult // of the attempt's further images, as far as they were reported
+
+	Policy    string // the slot policy that was followed, empty if it did not come to that
+	PolicyRow string // the row of the decision table that chose it
+	PolicyWhy string // why, in one sentence
+	Proof     string // how the image was proven, in one sentence; empty if it was not
 
 	ChunkSize   int   // image bytes per upload request
 	MessageSize int   // largest message the target takes, bytes

@@ -108,7 +108,7 @@ type manualSite struct {
 
 func (m *manualSite) Off(context.Context) error { return nil }
 
-func (m *manualSite) EnterRecovery(ctx context.Context, text func([]byte)) (*smp.Client, smp.Target, error) {
+func (m *manualSite) Enter(ctx context.Context, _ fixtures.Entry, text func([]byte)) (*smp.Client, smp.Target, error) {
 	p, err := fixtures.OpenPort(m.port, m.baud)
 	if err != nil {
 		return nil, 0, err
@@ -121,6 +121,11 @@ func (m *manualSite) EnterRecovery(ctx context.Context, text func([]byte)) (*smp
 			Next:   "Hold the board's recovery button, press reset, and try again; check port and --baud."}
 	}
 	return m.client, target, err
+}
+
+// Reconnect keeps the port that there is.
+func (m *manualSite) Reconnect(context.Context, func([]byte), time.Duration) (*smp.Client, error) {
+	return m.client, nil
 }
 
 // Boot is for a board whose power is in somebody's hands.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"flashline/configs"
+	"flashline/fixtures"
 	"flashline/records"
 	"flashline/smp"
 	"flashline/smp/mcuboot"
@@ -35,9 +36,10 @@ const (
 type Site interface {
 	// Off takes the power away and waits until the board is without.
 	Off(ctx context.Context) error
-	// EnterRecovery powers the board into serial recovery and gives text
-	// what it prints.
-	EnterRecovery(ctx context.Context, text func(line []byte)) (*smp.Client, smp.Target, error)
+	// Enter brings the board to where it answers, and gives text what it prints.
+	Enter(ctx context.Context, how fixtures.Entry, text func(line []byte)) (*smp.Client, smp.Target, error)
+	// Reconnect returns a client on the port of a board that restarts.
+	Reconnect(ctx context.Context, text func(line []byte), within time.Duration) (*smp.Client, error)
 	// Boot starts the board by a power cycle, without recovery.
 	Boot(ctx context.Context, text func(line []byte)) (*smp.Client, error)
 	// Down ends the work: port closed, lines released, power off.
@@ -73,7 +75,7 @@ func NewJob(r *configs.Recipe) (*Job, error) {
 		resends = -1 // the engine's 0 means its default
 	}
 	return &Job{
-		Firmware: fw, Policy: img.SlotPolicy, Rewrite: img.Rewrite, WriteSize: img.WriteSize, MessageSize: img.MessageSize, BootText: pattern,
+		Firmware: fw, Policy: r.SlotPolicy, Rewrite: img.Rewrite, WriteSize: img.WriteSize, MessageSize: img.MessageSize, BootText: pattern,
 		Within: time.Duration(r.Check.Within), Resends: resends, Timeouts: r.Timeouts,
 	}, nil
 }
@@ -224,7 +226,7 @@ func (a *attempt) listen(ctx context.Context, err error) error {
 func (a *attempt) powerOff(ctx context.Context, _ *records.Step) error { return a.site.Off(ctx) }
 
 func (a *attempt) enterRecovery(ctx context.Context, s *records.Step) error {
-	client, target, err := a.site.EnterRecovery(ctx, a.prints.add)
+	client, target, err := a.site.Enter(ctx, fixtures.Entry{}, a.prints.add)
 	if err != nil {
 		return err
 	}
@@ -370,7 +372,7 @@ func (a *attempt) list(ctx context.Context, s *records.Step) (smp.ImageList, err
 	}
 }
 
-// release lets go of the bootloader: EnterRecovery has released the pin, the
+// release lets go of the bootloader: Enter has released the pin, the
 // reset starts the application. An answer lost on the line is no failure if
 // the board has left; one that is still there is asked again.
 func (a *attempt) release(ctx context.Context, s *records.Step) error {

@@ -647,7 +647,7 @@ func TestPowerDoesNotWaitForThePort(t *testing.T) {
 			}
 		})
 		site := r.fixture.Sites()[0]
-		if _, _, err := site.EnterRecovery(t.Context(), nil); err != nil {
+		if _, _, err := site.Enter(t.Context(), fixtures.Entry{}, nil); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()

@@ -33,7 +33,7 @@ type scripted struct {
 
 func (s *scripted) Off(context.Context) error { return nil }
 
-func (s *scripted) EnterRecovery(_ context.Context, text func([]byte)) (*smp.Client, smp.Target, error) {
+func (s *scripted) Enter(_ context.Context, _ fixtures.Entry, text func([]byte)) (*smp.Client, smp.Target, error) {
 	if s.enter != nil {
 		return nil, 0, s.enter
 	}
@@ -79,6 +79,10 @@ func (s *scripted) EnterRecovery(_ context.Context, text func([]byte)) (*smp.Cli
 		s.target = smp.TargetBootloader
 	}
 	return s.client, s.target, nil
+}
+
+func (s *scripted) Reconnect(context.Context, func([]byte), time.Duration) (*smp.Client, error) {
+	return s.client, nil
 }
 
 func (s *scripted) Boot(context.Context, func([]byte)) (*smp.Client, error) {

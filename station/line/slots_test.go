@@ -79,7 +79,7 @@ func TestSlotPolicies(t *testing.T) {
 					if tt.build.Mode == sim.ModeSingleSlot {
 						o.Slots = 1
 					}
-				}, func(r *rig) { r.recipe.Images[0].SlotPolicy = tt.policy })
+				}, func(r *rig) { r.recipe.SlotPolicy = tt.policy })
 				got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
 				if got.FailureCode != string(tt.code) || (got.Outcome == records.Pass) != (tt.code == "") {
 					t.Fatalf("%s %s (%s), want %q", got.Outcome, got.FailureCode, got.Detail, tt.code)
@@ -170,7 +170,7 @@ func TestPassIsTrue(t *testing.T) {
 			r := newRig(t, 1, func(_ int, o *sim.Options) {
 				o.Part, o.Build, o.Slots, o.Contents, o.Fault, o.Seed = part, build, slots, contents, fault, seed
 			}, func(r *rig) {
-				r.recipe.Images[0].SlotPolicy = policy
+				r.recipe.SlotPolicy = policy
 				r.recipe.Images[0].WriteSize = 32
 			})
 			got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
