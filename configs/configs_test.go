@@ -68,7 +68,7 @@ func TestDefaults(t *testing.T) {
 		Start:   configs.Start{Trigger: configs.LastScan},
 		Timings: configs.Timings{
 			PowerOff: 1 * s, Settle: 50 * ms, DetectDelay: 0, HoldCap: 5 * s,
-			ProbeEvery: 100 * ms, Stagger: 200 * ms, ResetPulse: 50 * ms,
+			ProbeEvery: 100 * ms, Stagger: 200 * ms, ResetPulse: 50 * ms, Enumeration: 10 * s,
 		},
 		Port: configs.Port{Baud: 115200},
 		Sites: []configs.Site{{
@@ -98,8 +98,49 @@ func TestDefaults(t *testing.T) {
 	if want := (configs.Retries{Attempts: 2, Chunk: 5}); r.Retries != want {
 		t.Errorf("retries %+v, want %+v", r.Retries, want)
 	}
-	if want := (configs.Check{Within: 5 * s}); r.Check != want {
+	if want := (configs.Check{Within: 5 * s, Proof: configs.AutoProof}); r.Check != want {
 		t.Errorf("check %+v, want %+v", r.Check, want)
+	}
+	if r.Entry != configs.RecoveryPin || r.SlotPolicy != configs.AutoPolicy || r.AllowDowngrade || r.Board != "" {
+		t.Errorf("entry %q, slot policy %q, downgrade %v, board %q; want recovery-pin, auto, false and none", r.Entry, r.SlotPolicy, r.AllowDowngrade, r.Board)
+	}
+}
+
+// TestApplicationIsSwitchedOn: where the application is updated, the way in
+// need not be written.
+func TestApplicationIsSwitchedOn(t *testing.T) {
+	for _, entry := range []string{"", "entry = \"power-on\"\n"} {
+		r := recipe(t, entry+"slot_policy = \"application\"\n"+smallestRecipe)
+		if r.Entry != configs.PowerOn {
+			t.Errorf("entry %q, want power-on", r.Entry)
+		}
+	}
+}
+
+// TestAllowed holds for what the rules about entry, policy and proof leave
+// alone, and for several images.
+func TestAllowed(t *testing.T) {
+	const second = "[[image]]\nfile = \"net.bin\"\nnumber = 1\nsha256 = \"110009dcee21620b166f3abfecb5eff7a873be729d1c2d53822e7acc5f34eb9b\"\n"
+	second3 := strings.Replace(second, "number = 1", "number = 15\nupload_number = 255", 1)
+	zip := strings.NewReplacer("net.bin", "DFU.ZIP", "number = 1\n", "").Replace(second)
+	for name, text := range map[string]string{
+		"swap without a pin":         "entry = \"power-on\"\nslot_policy = \"secondary-confirm\"\n" + smallestRecipe,
+		"trial without a pin":        "entry = \"power-on\"\nslot_policy = \"secondary-test-confirm\"\n" + smallestRecipe,
+		"recovery by boot mode":      "entry = \"boot-mode\"\n" + smallestRecipe + "[check]\nproof = \"recovery\"\n",
+		"recovery by window":         "entry = \"window\"\nslot_policy = \"primary\"\n" + smallestRecipe + "[check]\nproof = \"recovery\"\n",
+		"application in any case":    "entry = \"reset-pin\"\nallow_downgrade = true\nboard = \"nrf5340dk/nrf5340/cpuapp\"\n" + smallestRecipe + "[check]\nproof = \"application\"\n",
+		"boot text":                  smallestRecipe + "[check]\nproof = \"boot-text\"\nboot_text = 'version {version}'\n",
+		"three images":               "slot_policy = \"secondary-test-confirm\"\n" + smallestRecipe + second + second3,
+		"a package and an image":     smallestRecipe + zip,
+		"two packages":               smallestRecipe[:strings.Index(smallestRecipe, "[[image]]")] + zip + zip,
+		"one sector":                 smallestRecipe + "slot_size = 131072\nsector_size = 131072\n",
+		"smallest sectors":           smallestRecipe + "slot_size = 384\nsector_size = 128\n",
+		"sectors of an unknown slot": smallestRecipe + "sector_size = 1048576\n",
+		"everything unknown":         smallestRecipe + "number = 0\nupload_number = 0\nsector_size = 0\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			recipe(t, text)
+		})
 	}
 }
 
@@ -128,6 +169,19 @@ func TestSiteBaud(t *testing.T) {
 	st := station(t, smallest+second+"[port]\nbaud = 1000000\n")
 	if a, b := st.Sites[0].Baud, st.Sites[1].Baud; a != 1000000 || b != 460800 {
 		t.Errorf("bauds %d and %d, want that of [port], 1000000, and the site's own, 460800", a, b)
+	}
+}
+
+// TestSiteUSB: a site has what [port] says, unless it says otherwise itself.
+func TestSiteUSB(t *testing.T) {
+	second := strings.NewReplacer("number = 1", "number = 2\nusb = false\nvbus = { pin = \"GPIO6\" }", "usb-1", "usb-2", "GPIO17", "GPIO27", "GPIO4", "GPIO5").
+		Replace(smallest[strings.Index(smallest, "[[site]]"):])
+	st := station(t, smallest+second+"[port]\nusb = true\n")
+	if !st.Sites[0].USB || st.Sites[1].USB {
+		t.Errorf("usb %v and %v, want that of [port], true, and the site's own, false", st.Sites[0].USB, st.Sites[1].USB)
+	}
+	if diff := cmp.Diff(&configs.Output{Pin: "GPIO6"}, st.Sites[1].VBUS); diff != "" || st.Sites[0].VBUS != nil {
+		t.Errorf("vbus (-want +got):\n%s\nand %v where there is none", diff, st.Sites[0].VBUS)
 	}
 }
 
@@ -161,7 +215,29 @@ func TestWarnings(t *testing.T) {
 	st = station(t, strings.Replace(smallest, `{ pin = "GPIO17" }`, `{ pin = "GPIO17", active_low = true }`, 1))
 	wantSentences(t, st.Warnings, "s.toml:9: the power of site 1 is active at low level, and Linux drivers pull a line low for a moment when the station starts: the board gets a short pulse of power; wire the supply switch so that high level means on")
 
-	r := recipe(t, smallestRecipe+"[check]\nboot_text = 'ready'\n")
+	const noPower = "s.toml:6: site 1 has no power pin: its board is never switched off, and a board that is hung stays so; "
+	st = station(t, strings.Replace(smallest, `power = { pin = "GPIO17" }`, "", 1))
+	wantSentences(t, st.Warnings, noPower+`switch the supply and add power = { pin = "…" }`)
+
+	st = station(t, strings.Replace(smallest, `power = { pin = "GPIO17" }`, `vbus = { pin = "GPIO17", active_low = true }`, 1))
+	wantSentences(t, st.Warnings, noPower+"if the board is fed by USB alone, write power in place of vbus",
+		"s.toml:9: the vbus of site 1 is active at low level, and Linux drivers pull a line low for a moment when the station starts: the board gets a short pulse of power; wire the supply switch so that high level means on")
+
+	st = station(t, strings.Replace(smallest, "by-path/usb-1\"", "by-id/usb-Zephyr_Project_1234-if00\"\nusb = true", 1))
+	wantSentences(t, st.Warnings, "s.toml:8: the port /dev/serial/by-id/usb-Zephyr_Project_1234-if00 of site 1 is named after one board and its firmware, and the next board has another name; write the name of the same port that ls -l /dev/serial/by-path shows")
+
+	keyed := smallestRecipe + "key = \"key.pem\"\n"
+	r := recipe(t, keyed+"[check]\nproof = \"none\"\n")
+	wantSentences(t, r.Warnings, `r.toml:9: with proof = "none" in [check] and no boot_text, nothing shows that the image starts; add boot_text with what the board prints, or take proof out`)
+	for _, shown := range []string{
+		keyed + "[check]\nproof = \"none\"\nboot_text = 'version {version}'\n",
+		"slot_policy = \"application\"\n" + keyed + "[check]\nproof = \"none\"\n",
+		"slot_policy = \"secondary-test-confirm\"\n" + keyed + "[check]\nproof = \"none\"\n",
+	} {
+		wantSentences(t, recipe(t, shown).Warnings)
+	}
+
+	r = recipe(t, smallestRecipe+"[check]\nboot_text = 'ready'\n")
 	wantSentences(t, r.Warnings,
 		`r.toml:4: the image has no key, so its signature is not verified before it is flashed; add key = "…" with the public key of the product`,
 		"r.toml:8: boot_text in [check] does not ask for the version, so a board that still runs another one passes this check; write {version} where the board prints it")

@@ -1,12 +1,15 @@
 package configs_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -39,6 +42,9 @@ func TestShippedFiles(t *testing.T) {
 			}
 			wantSentences(t, st.Warnings)
 			wantSentences(t, r.Warnings)
+			if err := st.CheckRecipe(r); err != nil {
+				t.Error(err)
+			}
 			if err := r.Verify(); err != nil {
 				t.Error(err)
 			}
@@ -79,6 +85,61 @@ func TestCommentsAreTrue(t *testing.T) {
 	}
 	if diff := cmp.Diff(plain.Retries, r.Retries); diff != "" {
 		t.Errorf("retries (-default +shown):\n%s", diff)
+	}
+}
+
+// TestEveryKeyIsShown: the files of line 1 are the manual of their keys. A key
+// is shown by a value, perhaps commented out, or by a paragraph that begins
+// with its name.
+func TestEveryKeyIsShown(t *testing.T) {
+	for file, root := range map[string]reflect.Type{
+		"line-1.toml":        reflect.TypeFor[configs.Station](),
+		"line-1-recipe.toml": reflect.TypeFor[configs.Recipe](),
+	} {
+		text, err := configs.Examples.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := func(key string) bool {
+			return regexp.MustCompile(`(?m)^(# )?`+key+` *=|[{,] `+key+` = |^# (\w+, )*`+key+`(,|\b.* Optional\b)`).Match(text) ||
+				bytes.Contains(text, []byte("\n["+key+"]\n")) || bytes.Contains(text, []byte("\n[["+key+"]]\n"))
+		}
+		var look func(reflect.Type)
+		look = func(typ reflect.Type) {
+			for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
+				typ = typ.Elem()
+			}
+			if typ.Kind() != reflect.Struct || typ == reflect.TypeFor[configs.Simulator]() {
+				return // the demo's business
+			}
+			for i := range typ.NumField() {
+				key := typ.Field(i).Tag.Get("toml")
+				if key == "" || key == "-" {
+					continue
+				}
+				if key != "simulator" && !shown(key) {
+					t.Errorf("%s does not show the key %s", file, key)
+				}
+				look(typ.Field(i).Type)
+			}
+		}
+		look(root)
+	}
+}
+
+// TestCommentedOutKeys: a line that is there to be uncommented can be.
+func TestCommentedOutKeys(t *testing.T) {
+	text, err := configs.Examples.ReadFile("line-1-recipe.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	commented := regexp.MustCompile(`(?m)^# (\w+ += )`)
+	if !commented.Match(text) {
+		t.Fatal("there is none")
+	}
+	r := recipe(t, string(commented.ReplaceAll(text, []byte("$1"))))
+	if r.Board == "" {
+		t.Error("the board is not read")
 	}
 }
 

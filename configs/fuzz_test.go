@@ -53,13 +53,16 @@ func FuzzParseStation(f *testing.F) {
 			wantSayable(t, text, err)
 			return
 		}
+		if err := st.CheckRecipe(&configs.Recipe{File: "r.toml", Entry: configs.RecoveryPin}); err != nil {
+			wantSayable(t, text, err)
+		}
 		if len(st.Sites) == 0 || st.Name == "" || st.Recipe.Abs == "" || st.Records.Abs == "" {
 			t.Errorf("accepted without what is required: %+v", st)
 		}
 		pins, ports, numbers := map[string]bool{}, map[string]bool{}, map[int]bool{}
 		for _, site := range st.Sites {
-			for _, out := range []*configs.Output{&site.Power, &site.Recovery, site.Reset, site.LampBusy, site.LampPass, site.LampFail} {
-				if out == nil {
+			for _, out := range []*configs.Output{&site.Power, site.VBUS, &site.Recovery, site.Reset, site.LampBusy, site.LampPass, site.LampFail} {
+				if out == nil || *out == (configs.Output{}) { // not wired
 					continue
 				}
 				if out.Pin == "" || pins[out.Pin] || out.OpenDrain && !out.ActiveLow {
@@ -83,8 +86,24 @@ func FuzzParseRecipe(f *testing.F) {
 			wantSayable(t, text, err)
 			return
 		}
-		if r.Product == "" || r.Revision == "" || len(r.Images) != 1 || len(r.Images[0].SHA256) != 64 {
+		if r.Product == "" || r.Revision == "" || len(r.Images) == 0 || len(r.Images) > 8 {
 			t.Errorf("accepted without what is required: %+v", r)
+		}
+		numbers := map[int]bool{}
+		for _, img := range r.Images {
+			if len(img.SHA256) != 64 || img.SectorSize > 0 && img.SlotSize%img.SectorSize != 0 {
+				t.Errorf("accepted image %+v", img)
+			}
+			if strings.EqualFold(filepath.Ext(img.Path.Written), ".zip") {
+				continue
+			}
+			if numbers[img.Number] {
+				t.Errorf("accepted two images with the number %d", img.Number)
+			}
+			numbers[img.Number] = true
+		}
+		if r.SlotPolicy == configs.ApplicationPolicy && r.Entry != configs.PowerOn {
+			t.Errorf("accepted entry %q for an application", r.Entry)
 		}
 		if r.Check.BootText != "" {
 			for _, version := range []string{"1.2.3", "1.2.3+4"} {

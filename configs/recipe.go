@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -25,7 +26,8 @@ type Recipe struct {
 	// of a .zip and an application that answers must agree with it.
 	Board string `toml:"board"`
 
-	// Entry is how a board is brought to answer: RecoveryPin.
+	// Entry is how a board is brought to answer: RecoveryPin, and PowerOn where
+	// SlotPolicy is ApplicationPolicy, which goes with no other.
 	Entry Entry `toml:"entry"`
 	// SlotPolicy is AutoPolicy unless the file says otherwise, and holds for
 	// all images.
@@ -34,7 +36,8 @@ type Recipe struct {
 	// holds: false.
 	AllowDowngrade bool `toml:"allow_downgrade"`
 
-	// Images are what is flashed, at least one, each with a number of its own.
+	// Images are what is flashed, one to eight. Those that are a .bin each have
+	// a number of their own.
 	Images   []Image  `toml:"image"`
 	Timeouts Timeouts `toml:"timeouts"`
 	Retries  Retries  `toml:"retries"`
@@ -100,6 +103,9 @@ const (
 	ApplicationPolicy SlotPolicy = "application"
 )
 
+// SlotPolicies lists the policies in the order to show them.
+func SlotPolicies() []SlotPolicy { return slices.Clone(slotPolicies) }
+
 var slotPolicies = []SlotPolicy{AutoPolicy, PrimarySlot, SecondaryConfirm, SecondaryTestConfirm, ApplicationPolicy}
 
 // Image is one firmware image of a recipe.
@@ -114,19 +120,20 @@ type Image struct {
 	// against before anything is flashed. Without one there is a warning.
 	Key Path `toml:"key"`
 	// Number is which of the board's images this is: 0, the application; a
-	// network core's is 1. For a .zip with a manifest that says it, it stays 0.
+	// network core's is 1. It stays 0 for a .zip, whose manifest says it.
 	Number int `toml:"number"`
 	// UploadNumber is the image number to send in the upload, for bootloaders
 	// that do not tell: 0 means to find it out. On some builds a wrong one
-	// erases a foreign partition.
+	// erases a foreign partition. It stays 0 for a .zip.
 	UploadNumber int `toml:"upload_number"`
 	// SlotSize is the size of the slot in bytes, 0 if it is not known. A .bin
 	// bigger than the slot is refused; how much of the slot MCUboot keeps for
 	// itself is for those who read the image.
 	SlotSize int `toml:"slot_size"`
-	// SectorSize is the size of a flash sector in bytes, 0 if it is not known.
-	// Bootloaders that erase as they go also erase the sector in which the
-	// trailer begins, so with it known an image that reaches there is refused.
+	// SectorSize is the size of a flash sector in bytes, a power of two that
+	// divides SlotSize; 0 if it is not known. Bootloaders that erase as they go
+	// also erase the sector in which the trailer begins (MCUboot issue 1862), so
+	// with it known an image that reaches there is refused.
 	SectorSize int `toml:"sector_size"`
 	// WriteSize is the write alignment of the part's flash in bytes, a power
 	// of two: 32, which is a multiple of what common parts need.
@@ -188,7 +195,7 @@ type Check struct {
 	// Within is how long the board has to print it: 5s.
 	Within Duration `toml:"within"`
 	// Proof is what must show, after the restart, that the image runs:
-	// AutoProof.
+	// AutoProof. The boot text is asked for whatever it is.
 	Proof Proof `toml:"proof"`
 }
 
@@ -276,6 +283,9 @@ func decodeRecipe(doc *document, dir string) *Recipe {
 	r := newRecipe()
 	if !doc.decode(r) {
 		return nil
+	}
+	if r.SlotPolicy == ApplicationPolicy && !doc.has("entry") {
+		r.Entry = PowerOn
 	}
 	for i := range r.Images {
 		img := &r.Images[i]

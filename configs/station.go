@@ -133,7 +133,9 @@ type Site struct {
 	// [Port] if the file does not say.
 	USB bool `toml:"usb"`
 
-	// Power switches the supply of the board. Its Pin is empty if nothing does.
+	// Power switches the supply of the board. Its Pin is empty if nothing does;
+	// then there is a warning. Which pins a recipe needs is for
+	// [Station.CheckRecipe] to say.
 	Power Output `toml:"power"`
 	// VBUS switches the USB supply of the board, nil if that is not wired
 	// apart. It is on and off with Power.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -79,6 +80,7 @@ func (s *Station) checkTimings(d *document) {
 		{"probe_every", t.ProbeEvery, 10 * ms, 10 * time.Second},
 		{"stagger", t.Stagger, 0, 10 * time.Second},
 		{"reset_pulse", t.ResetPulse, ms, 5 * time.Second},
+		{"enumeration", t.Enumeration, 500 * ms, 2 * time.Minute},
 	})
 	if d.broken("timings.detect_delay") || d.broken("timings.probe_every") {
 		return
@@ -152,27 +154,33 @@ func (site *Site) checkNumber(d *document, at, who string, numbers map[int]strin
 
 func (site *Site) checkPins(d *document, at, who string, pins pinUse) {
 	for _, out := range []struct {
-		key      string
-		pin      *Output
-		required bool
+		key    string
+		pin    *Output
+		supply bool
 	}{
 		{"power", &site.Power, true},
-		{"recovery", &site.Recovery, true},
+		{"vbus", site.VBUS, true},
+		{"recovery", &site.Recovery, false},
 		{"reset", site.Reset, false},
 		{"lamp_busy", site.LampBusy, false},
 		{"lamp_pass", site.LampPass, false},
 		{"lamp_fail", site.LampFail, false},
 	} {
 		at := at + "." + out.key
-		switch {
-		case out.required && !d.has(at):
-			d.refuse(at, fmt.Sprintf(`add %s = { pin = "…" } with the pin that is wired to it`, out.key), "%s has no %s", who, out.key)
-		case out.pin != nil:
-			out.pin.check(d, at, out.key, who, pins)
+		if !d.has(at) || out.pin == nil { // written, but not as a table
+			continue
+		}
+		out.pin.check(d, at, out.key, who, pins)
+		if out.supply && out.pin.ActiveLow && !out.pin.OpenDrain && !d.broken(at) {
+			d.warn(at, "wire the supply switch so that high level means on", "the %s of %s is active at low level, and Linux drivers pull a line low for a moment when the station starts: the board gets a short pulse of power", out.key, who)
 		}
 	}
-	if site.Power.ActiveLow && !site.Power.OpenDrain && !d.broken(at+".power") {
-		d.warn(at+".power", "wire the supply switch so that high level means on", "the power of %s is active at low level, and Linux drivers pull a line low for a moment when the station starts: the board gets a short pulse of power", who)
+	if !d.has(at + ".power") {
+		fix := `switch the supply and add power = { pin = "…" }`
+		if site.VBUS != nil {
+			fix = "if the board is fed by USB alone, write power in place of vbus"
+		}
+		d.warn(at+".power", fix, "%s has no power pin: its board is never switched off, and a board that is hung stays so", who)
 	}
 	if in := site.Interlock; in != nil {
 		at := at + ".interlock.pin"
@@ -180,6 +188,34 @@ func (site *Site) checkPins(d *document, at, who string, pins pinUse) {
 			pins.claim(d, at, in.Pin, "the interlock of "+who)
 		}
 	}
+}
+
+// CheckRecipe compares the station with the recipe it is to flash: each site
+// must have the pins that the recipe's entry works with. The error is an
+// [Errors] and names the lines of the station file.
+func (s *Station) CheckRecipe(r *Recipe) error {
+	// The text was accepted once, so this only finds the lines again.
+	d := newDocument(s.File, []byte(s.Text))
+	d.walk(reflect.TypeFor[Station]())
+	by := fmt.Sprintf("the recipe %s enters by it (entry = %q)", plain(filepath.Base(r.File)), r.Entry)
+	for i := range s.Sites {
+		site, at := &s.Sites[i], fmt.Sprintf("site[%d]", i)
+		power, recovery, reset := site.Power.Pin != "", site.Recovery.Pin != "", site.Reset != nil
+		lack := func(key string) {
+			d.refuse(at+"."+key, fmt.Sprintf(`wire it and add %s = { pin = "…" }, or choose another entry`, key), "site %d has no %s pin, and %s", site.Number, key, by)
+		}
+		if r.Entry == RecoveryPin && !recovery {
+			lack("recovery")
+		}
+		if r.Entry == ResetPin && !reset {
+			lack("reset")
+		}
+		if (r.Entry == RecoveryPin || r.Entry == Window) && !power && !reset {
+			d.refuse(at+".power", `wire one and add power = { pin = "…" } or reset = { pin = "…" }, or choose another entry`,
+				"site %d has neither a power pin nor a reset pin to restart its board with, and the recipe %s needs one of them (entry = %q)", site.Number, plain(filepath.Base(r.File)), r.Entry)
+		}
+	}
+	return d.err()
 }
 
 // checkPort reports whether the port is fit to be compared with others.
@@ -214,6 +250,8 @@ func (site *Site) checkPort(d *document, at, who string, simulated bool) bool {
 		if !simulated {
 			d.refuse(at, "write the full path, "+byPath+"; ls -l /dev/serial/by-path shows them", "the port %s of %s is not a full path", plain(site.Port), who)
 		}
+	case site.USB && strings.HasPrefix(path.Clean(site.Port), "/dev/serial/by-id/"):
+		d.warn(at, "write the name of the same port that ls -l /dev/serial/by-path shows", "the port %s of %s is named after one board and its firmware, and the next board has another name", plain(site.Port), who)
 	case movingPort.MatchString(site.Port):
 		d.warn(at, "write the name of the same port that ls -l /dev/serial/by-path shows", "the port %s of %s can become another board's when an adapter is plugged in anew", site.Port, who)
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/csv"
 	"encoding/json"
+	"fmt"
 	"io"
 	"iter"
 	"strconv"
@@ -13,55 +14,74 @@ import (
 
 // CSVSchemaVersion is the first column of every row of [WriteCSV]. It rises
 // when a column is added, removed or changes its meaning.
-const CSVSchemaVersion = 1
+const CSVSchemaVersion = 2
 
 // exported is a record as other programs see it. The names and their order are
 // a promise: names are only ever added, at the end of their block.
 type exported struct {
-	AttemptID       string         `json:"attempt_id"`
-	Seq             int64          `json:"seq"`
-	Station         string         `json:"station"`
-	Host            string         `json:"host"`
-	BootID          string         `json:"boot_id"`
-	Fixture         string         `json:"fixture"`
-	Site            int            `json:"site"`
-	CycleID         string         `json:"cycle_id"`
-	Order           string         `json:"order"`
-	UnitSerial      string         `json:"unit_serial"`
-	SerialSource    SerialSource   `json:"serial_source"`
-	Operator        string         `json:"operator"`
-	AttemptNo       int            `json:"attempt_no"`
-	CycleTry        int            `json:"cycle_try"`
-	Purpose         Purpose        `json:"purpose"`
-	RecipeSHA256    string         `json:"recipe_sha256"`
-	Product         string         `json:"product"`
-	RecipeRevision  string         `json:"recipe_revision"`
-	ImageName       string         `json:"image_name"`
-	ImageVersion    string         `json:"image_version"`
-	ImageFileSHA256 string         `json:"image_file_sha256"`
-	ImageHash       string         `json:"image_hash"`
-	ImageSize       int64          `json:"image_size"`
-	SoftwareVersion string         `json:"software_version"`
-	ConfigSHA256    string         `json:"config_sha256"`
-	Port            string         `json:"port"`
-	Baud            int            `json:"baud"`
-	StartedAt       string         `json:"started_at"`
-	Outcome         Outcome        `json:"outcome"`
-	FailureCode     string         `json:"failure_code"`
-	FailedStep      string         `json:"failed_step"`
-	Detail          string         `json:"detail"`
-	NextStep        string         `json:"next_step"`
-	DeviceHash      string         `json:"device_hash"`
-	DeviceVersion   string         `json:"device_version"`
-	PrevHash        string         `json:"prev_hash"`
-	Target          Target         `json:"target"`
-	ChunkSize       int            `json:"chunk_size"`
-	MessageSize     int            `json:"message_size"`
-	BytesSent       int64          `json:"bytes_sent"`
-	Retries         int            `json:"retries"`
-	EndedAt         *string        `json:"ended_at"`    // null while RUNNING
-	DurationMS      *int64         `json:"duration_ms"` // null while RUNNING and when INTERRUPTED
-	Steps           []exportedStep `json:"steps"`
+	AttemptID       string          `json:"attempt_id"`
+	Seq             int64           `json:"seq"`
+	Station         string          `json:"station"`
+	Host            string          `json:"host"`
+	BootID          string          `json:"boot_id"`
+	Fixture         string          `json:"fixture"`
+	Site            int             `json:"site"`
+	CycleID         string          `json:"cycle_id"`
+	Order           string          `json:"order"`
+	UnitSerial      string          `json:"unit_serial"`
+	SerialSource    SerialSource    `json:"serial_source"`
+	Operator        string          `json:"operator"`
+	AttemptNo       int             `json:"attempt_no"`
+	CycleTry        int             `json:"cycle_try"`
+	Purpose         Purpose         `json:"purpose"`
+	RecipeSHA256    string          `json:"recipe_sha256"`
+	Product         string          `json:"product"`
+	RecipeRevision  string          `json:"recipe_revision"`
+	ImageName       string          `json:"image_name"`
+	ImageVersion    string          `json:"image_version"`
+	ImageFileSHA256 string          `json:"image_file_sha256"`
+	ImageHash       string          `json:"image_hash"`
+	ImageSize       int64           `json:"image_size"`
+	SoftwareVersion string          `json:"software_version"`
+	ConfigSHA256    string          `json:"config_sha256"`
+	Port            string          `json:"port"`
+	Baud            int             `json:"baud"`
+	StartedAt       string          `json:"started_at"`
+	Outcome         Outcome         `json:"outcome"`
+	FailureCode     string          `json:"failure_code"`
+	FailedStep      string          `json:"failed_step"`
+	Detail          string          `json:"detail"`
+	NextStep        string          `json:"next_step"`
+	DeviceHash      string          `json:"device_hash"`
+	DeviceVersion   string          `json:"device_version"`
+	PrevHash        string          `json:"prev_hash"`
+	Target          Target          `json:"target"`
+	ChunkSize       int             `json:"chunk_size"`
+	MessageSize     int             `json:"message_size"`
+	BytesSent       int64           `json:"bytes_sent"`
+	Retries         int             `json:"retries"`
+	EndedAt         *string         `json:"ended_at"`    // null while RUNNING
+	DurationMS      *int64          `json:"duration_ms"` // null while RUNNING and when INTERRUPTED
+	Policy          string          `json:"policy"`
+	PolicyRow       string          `json:"policy_row"`
+	PolicyWhy       string          `json:"policy_why"`
+	Proof           string          `json:"proof"`
+	FurtherImages   []exportedImage `json:"further_images"`
+	Steps           []exportedStep  `json:"steps"`
+}
+
+// exportedImage is a further image and what the device reported of it, which
+// is empty as long as it reported nothing.
+type exportedImage struct {
+	Number        int    `json:"number"`
+	Name          string `json:"name"`
+	Version       string `json:"version"`
+	FileSHA256    string `json:"file_sha256"`
+	Hash          string `json:"hash"`
+	Size          int64  `json:"size"`
+	DeviceHash    string `json:"device_hash"`
+	DeviceVersion string `json:"device_version"`
+	PrevHash      string `json:"prev_hash"`
 }
 
 type exportedStep struct {
@@ -85,7 +105,15 @@ func export(rec Record) exported {
 		ImageName: a.ImageName, ImageVersion: a.ImageVersion, ImageFileSHA256: a.ImageFileSHA256,
 		ImageHash: a.ImageHash, ImageSize: a.ImageSize,
 		SoftwareVersion: a.SoftwareVersion, ConfigSHA256: a.ConfigSHA256, Port: a.Port, Baud: a.Baud,
-		StartedAt: formatTime(a.StartedAt), Outcome: rec.Outcome(), Steps: []exportedStep{},
+		StartedAt: formatTime(a.StartedAt), Outcome: rec.Outcome(),
+		FurtherImages: []exportedImage{}, Steps: []exportedStep{},
+	}
+	for _, img := range a.Further {
+		d := rec.reported(img.Number)
+		e.FurtherImages = append(e.FurtherImages, exportedImage{
+			Number: img.Number, Name: img.Name, Version: img.Version, FileSHA256: img.FileSHA256, Hash: img.Hash, Size: img.Size,
+			DeviceHash: d.DeviceHash, DeviceVersion: d.DeviceVersion, PrevHash: d.PrevHash,
+		})
 	}
 	r := rec.Result
 	if r == nil {
@@ -100,6 +128,7 @@ func export(rec Record) exported {
 		ms := r.Duration.Milliseconds()
 		e.DurationMS = &ms
 	}
+	e.Policy, e.PolicyRow, e.PolicyWhy, e.Proof = r.Policy, r.PolicyRow, r.PolicyWhy, r.Proof
 	for _, s := range r.Steps {
 		e.Steps = append(e.Steps, exportedStep{
 			Name: s.Name, Outcome: s.Outcome, StartMS: s.Start.Milliseconds(), DurationMS: s.Duration.Milliseconds(),
@@ -157,12 +186,23 @@ func csvColumns() []string {
 		"outcome", "failure_code", "failed_step", "detail", "next_step",
 		"device_hash", "device_version", "prev_hash", "target", "chunk_size", "message_size", "bytes_sent", "retries",
 		"ended_at", "duration_ms",
+		"policy", "policy_row", "policy_why", "proof", "further_images",
 	}
 }
 
 // WriteCSV writes a line of column names and one line per record (RFC 4180,
 // with \n line ends): [CSVSchemaVersion], then the fields of [WriteJSON] in
 // the same order, without steps. Times are UTC; a null of the JSON is empty here.
+//
+// The column further_images has the further images in the order of their
+// numbers, with " | " between two and, inside of one, a space between words:
+//
+//	1: net.bin 1.2.3 hash 5e01… device 5e01… 1.2.3 | 2: radio.bin 1.0.0 hash 9c44… device - -
+//
+// They are the number, name, version and hash of the image, and the hash and
+// version the device reported. A value that is empty is a dash; one with other
+// characters than letters and digits of ASCII and . _ + - / is a JSON string.
+// What else is known of the images is in the JSON export only.
 //
 // Spreadsheets take text that begins with =, +, - or @ for a formula, and a
 // serial is whatever somebody printed on a label. Such text gets an apostrophe
@@ -187,7 +227,7 @@ func WriteCSV(w io.Writer, recs iter.Seq2[Record, error]) error {
 }
 
 func csvRow(e exported) []string {
-	row := make([]string, 0, 44)
+	row := make([]string, 0, 49)
 	text := func(cells ...string) {
 		for _, cell := range cells {
 			row = append(row, guard(cell))
@@ -224,7 +264,28 @@ func csvRow(e exported) []string {
 	} else {
 		text("")
 	}
+	text(e.Policy, e.PolicyRow, e.PolicyWhy, e.Proof, imagesCell(e.FurtherImages))
 	return row
+}
+
+// imagesCell writes the column further_images as [WriteCSV] describes it.
+func imagesCell(images []exportedImage) string {
+	cells := make([]string, 0, len(images))
+	for _, img := range images {
+		cells = append(cells, fmt.Sprintf("%d: %s %s hash %s device %s %s", img.Number,
+			word(img.Name), word(img.Version), word(img.Hash), word(img.DeviceHash), word(img.DeviceVersion)))
+	}
+	return strings.Join(cells, " | ")
+}
+
+// word makes one word of s, from which s can be told again.
+func word(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-/"
+	if s != "-" && strings.Trim(s, plain) == "" {
+		return dash(s)
+	}
+	quoted, _ := marshal(s) // a string has a JSON text, always
+	return string(quoted)
 }
 
 // guard keeps a spreadsheet from running a cell. The list is the one of the

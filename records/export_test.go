@@ -5,12 +5,14 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,13 +34,20 @@ func sample() []Record {
 		return Record{Attempt: a, Result: r}
 	}
 	pass, fail := passed(), failed()
+	two, half := passedTwoMore(), failed()
+	half.Further = two.Further[:1:1]
+	several := []Record{one(6, "SN6", &two), one(7, "SN7", &half), one(8, "SN8", nil)}
+	for i := range several {
+		several[i].Further = twoMore("").Further
+	}
+	several[1].Further[1].Name, several[2].Further[1].Version = "radio | \"=1\" \x1b[2J.bin", "-"
 	pass.PrevHash = strings.Repeat("01", 32)
 	gone := Result{Outcome: Interrupted, FailureCode: FailureStationStopped, Detail: "The station stopped.", NextStep: "Flash the unit again."}
 	odd := one(4, "=HYPERLINK(\"http://x\")", nil)
 	odd.Operator, odd.Port, odd.Purpose, odd.Order = "-1+1", "+\x1b[31m", Debug, ""
 	unknown := one(5, "", &gone)
 	unknown.SerialSource = ""
-	return []Record{one(1, "SN0000001", &pass), one(2, "SN2", &fail), one(3, "SN3, \"the third\"\x1b[2J", nil), odd, unknown}
+	return append([]Record{one(1, "SN0000001", &pass), one(2, "SN2", &fail), one(3, "SN3, \"the third\"\x1b[2J", nil), odd, unknown}, several...)
 }
 
 func seq(recs []Record, err error) iter.Seq2[Record, error] {
@@ -164,7 +173,7 @@ func TestCSVMatchesJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, o := range objects {
-		o["schema_version"] = json.Number("1")
+		o["schema_version"] = json.Number(strconv.Itoa(CSVSchemaVersion))
 		for k, name := range names {
 			var want string
 			switch v := o[name].(type) {
@@ -173,12 +182,82 @@ func TestCSVMatchesJSON(t *testing.T) {
 				want = v
 			case json.Number:
 				want = v.String()
+			case []any: // further_images: its six words against the keys
+				images := readImages(t, rows[i+1][k])
+				if len(images) != len(v) {
+					t.Errorf("row %d has %d further images in CSV and %d in JSON", i, len(images), len(v))
+					continue
+				}
+				for k, img := range v {
+					for j, key := range []string{"number", "name", "version", "hash", "device_hash", "device_version"} {
+						if want := fmt.Sprint(img.(map[string]any)[key]); images[k][j] != want {
+							t.Errorf("row %d, %s of further image %d is %q in CSV and %q in JSON", i, key, k, images[k][j], want)
+						}
+					}
+				}
+				continue
 			}
 			if got := strings.TrimPrefix(rows[i+1][k], "'"); got != want {
 				t.Errorf("row %d, %s is %q in CSV and %q in JSON", i, name, got, want)
 			}
 		}
 	}
+}
+
+// readImages reads the column further_images by what WriteCSV says of it.
+func readImages(t *testing.T, cell string) (images [][]string) {
+	t.Helper()
+	for first := true; cell != ""; first = false {
+		if !first {
+			cell = strings.TrimPrefix(cell, " | ")
+		}
+		number, rest, ok := strings.Cut(cell, ": ")
+		if !ok {
+			t.Fatalf("%q has no number", cell)
+		}
+		cell = rest
+		words := []string{number}
+		for _, before := range []string{"", " ", " hash ", " device ", " "} {
+			if cell, ok = strings.CutPrefix(cell, before); !ok {
+				t.Fatalf("%q does not go on with %q", cell, before)
+			}
+			var value string
+			if strings.HasPrefix(cell, `"`) {
+				dec := json.NewDecoder(strings.NewReader(cell))
+				if err := dec.Decode(&value); err != nil {
+					t.Fatalf("%q: %v", cell, err)
+				}
+				cell = cell[dec.InputOffset():]
+			} else {
+				n := strings.IndexByte(cell+" ", ' ')
+				if value, cell = cell[:n], cell[n:]; value == "-" {
+					value = ""
+				}
+			}
+			words = append(words, value)
+		}
+		images = append(images, words)
+	}
+	return images
+}
+
+// Whatever a file is called, its name comes back out of the column, and with
+// it everything after.
+func FuzzImagesCell(f *testing.F) {
+	for _, s := range []string{"", "-", "net.bin", "a b", `a"b`, " | 2: x", "-1", "=1", "<ü>", "\n", `\`, "\u2028"} {
+		f.Add(s, "1.0.0")
+	}
+	f.Fuzz(func(t *testing.T, name, version string) {
+		if !utf8.ValidString(name) || !utf8.ValidString(version) {
+			t.Skip("JSON has no text for it")
+		}
+		one := exportedImage{Number: 1, Name: name, Version: version, Hash: "ab", DeviceHash: "cd", DeviceVersion: name}
+		two := exportedImage{Number: 2, Name: "last", Hash: "ef"}
+		want := [][]string{{"1", name, version, "ab", "cd", name}, {"2", "last", "", "ef", "", ""}}
+		if got := readImages(t, imagesCell([]exportedImage{one, two})); !slices.EqualFunc(got, want, slices.Equal[[]string]) {
+			t.Errorf("%q became %q", want, got)
+		}
+	})
 }
 
 // The keys other programs were promised.
@@ -192,7 +271,7 @@ func TestJSONKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, o := range objects {
-		for _, key := range strings.Fields("attempt_id seq order unit_serial site outcome failure_code attempt_no image_hash device_hash image_version started_at duration_ms steps") {
+		for _, key := range strings.Fields("attempt_id seq order unit_serial site outcome failure_code attempt_no image_hash device_hash image_version started_at duration_ms policy policy_row policy_why proof steps") {
 			if _, ok := o[key]; !ok {
 				t.Errorf("record %d has no %s", i, key)
 			}
@@ -200,6 +279,17 @@ func TestJSONKeys(t *testing.T) {
 		var steps []map[string]json.RawMessage
 		if err := json.Unmarshal(o["steps"], &steps); err != nil || steps == nil {
 			t.Errorf("record %d: steps %s, %v", i, o["steps"], err)
+		}
+		var images []map[string]json.RawMessage
+		if err := json.Unmarshal(o["further_images"], &images); err != nil || images == nil {
+			t.Errorf("record %d: further_images %s, %v", i, o["further_images"], err)
+		}
+		for _, img := range images {
+			for _, key := range strings.Fields("number name version file_sha256 hash size device_hash device_version prev_hash") {
+				if _, ok := img[key]; !ok {
+					t.Errorf("a further image of record %d has no %s", i, key)
+				}
+			}
 		}
 		for _, step := range steps {
 			for _, key := range []string{"name", "outcome", "duration_ms"} {

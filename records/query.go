@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -88,7 +89,7 @@ func (r *Reader) Close() error { return r.db.Close() }
 type Filter struct {
 	Order     string
 	Serial    string
-	ImageHash string    // as in Attempt.ImageHash: which units were given this image
+	ImageHash string    // as in Attempt.ImageHash or the Hash of a further image: which units were given this image
 	Outcome   Outcome   // Running included
 	Site      int       // 0 for all
 	Since     time.Time // started at or after
@@ -213,13 +214,16 @@ func pageQuery(f Filter, low, high int64, size int) (string, []any) {
 		plus = "+" // the few that run are found first, whatever else is asked
 	}
 	where, args := []string{plus + "a.n BETWEEN ? AND ?"}, []any{low, high}
-	for _, c := range []struct{ column, value string }{
-		{"a.unit_serial", f.Serial}, {"a.order_id", f.Order}, {"a.image_hash", f.ImageHash},
-	} {
+	for _, c := range []struct{ column, value string }{{"a.unit_serial", f.Serial}, {"a.order_id", f.Order}} {
 		if c.value != "" {
 			where, args = append(where, plus+c.column+" = ?"), append(args, c.value)
 			plus = "+"
 		}
+	}
+	byImage := f.ImageHash != "" && plus == ""
+	if f.ImageHash != "" && !byImage {
+		where = append(where, "(+a.image_hash = ? OR EXISTS (SELECT 1 FROM further_images WHERE attempt = a.n AND hash = ?))")
+		args = append(args, f.ImageHash, f.ImageHash)
 	}
 	if f.Site != 0 {
 		where, args = append(where, "a.site = ?"), append(args, f.Site)
@@ -233,11 +237,23 @@ func pageQuery(f Filter, low, high int64, size int) (string, []any) {
 	}
 	w, a := times(f, "+a.started_at")
 	where, args = append(where, w...), append(args, a...)
-	order := " ORDER BY a.n"
+	chosen, order := strings.Join(where, " AND "), " ORDER BY 1"
 	if f.Newest {
 		order += " DESC"
 	}
-	return selectRecords + " WHERE " + strings.Join(where, " AND ") + order + " LIMIT ?", append(args, size)
+	if !byImage {
+		return selectRecords + " WHERE " + chosen + order + " LIMIT ?", append(args, size)
+	}
+	// Two indexes know the hash. Each yields its numbers in order, and SQLite
+	// merges them without sorting as long as it has to merge nothing but
+	// numbers; the records of one page of them are looked up then.
+	query := selectRecords + ` WHERE a.n IN (
+		SELECT a.n FROM attempts a LEFT JOIN results r ON r.attempt = a.n
+		WHERE a.image_hash = ? AND ` + chosen + `
+		UNION
+		SELECT f.attempt FROM further_images f CROSS JOIN attempts a ON a.n = f.attempt LEFT JOIN results r ON r.attempt = a.n
+		WHERE f.hash = ? AND f.attempt BETWEEN ? AND ? AND ` + chosen + order + " LIMIT ?)" + order
+	return query, slices.Concat([]any{f.ImageHash}, args, []any{f.ImageHash, low, high}, args, []any{size})
 }
 
 // Attempt returns the attempt with this ID, or an error that is [NotFound].
@@ -358,8 +374,9 @@ func scanImage(r row) (img Image, err error) {
 	return img, err
 }
 
-// selectRecords is the question scanRecord understands. The steps come as one
-// JSON text, so that a record is one row.
+// selectRecords is the question scanRecord understands. What a record has
+// several of comes as one JSON text, so that a record is one row, and its
+// halves are of one moment.
 const selectRecords = `SELECT a.n,
 	a.attempt_id, a.station, a.seq, a.host, a.boot_id, a.fixture, a.site, a.cycle_id, coalesce(a.order_id, ''),
 	a.unit_serial, a.serial_source, a.operator, a.attempt_no, a.cycle_try, a.purpose,
@@ -371,14 +388,21 @@ const selectRecords = `SELECT a.n,
 	coalesce(r.next_step, ''), coalesce(r.device_hash, ''), coalesce(r.device_version, ''), coalesce(r.prev_hash, ''),
 	coalesce(r.target, ''), coalesce(r.chunk_size, 0), coalesce(r.message_size, 0), coalesce(r.bytes_sent, 0),
 	coalesce(r.retries, 0), coalesce(r.ended_at, a.started_at), coalesce(r.duration_ms, 0),
+	coalesce(r.policy, ''), coalesce(r.policy_row, ''), coalesce(r.policy_why, ''), coalesce(r.proof, ''),
 	(SELECT json_group_array(json_object('Name', name, 'StartMS', start_ms, 'TookMS', duration_ms,
 		'Outcome', outcome, 'Retries', retries, 'Bytes', bytes, 'Detail', detail) ORDER BY ordinal)
-		FROM steps WHERE attempt = a.n)
+		FROM steps WHERE attempt = a.n),
+	(SELECT json_group_array(json_object('Number', number, 'Name', name, 'Version', version,
+		'FileSHA256', coalesce(file_sha256, ''), 'Hash', hash, 'Size', size) ORDER BY number)
+		FROM further_images WHERE attempt = a.n),
+	(SELECT json_group_array(json_object('Number', number, 'DeviceHash', device_hash,
+		'DeviceVersion', device_version, 'PrevHash', prev_hash) ORDER BY number)
+		FROM further_results WHERE attempt = a.n)
 	FROM attempts a LEFT JOIN results r ON r.attempt = a.n`
 
 func scanRecord(row row) (n int64, rec Record, err error) {
 	a, r := &rec.Attempt, new(Result)
-	var started, ended, steps string
+	var started, ended, steps, images, reports string
 	var finished bool
 	var durationMS int64
 	err = row.Scan(&n,
@@ -391,11 +415,16 @@ func scanRecord(row row) (n int64, rec Record, err error) {
 		&r.Outcome, &r.FailureCode, &r.FailedStep, &r.Detail,
 		&r.NextStep, &r.DeviceHash, &r.DeviceVersion, &r.PrevHash,
 		&r.Target, &r.ChunkSize, &r.MessageSize, &r.BytesSent,
-		&r.Retries, &ended, &durationMS, &steps)
+		&r.Retries, &ended, &durationMS,
+		&r.Policy, &r.PolicyRow, &r.PolicyWhy, &r.Proof,
+		&steps, &images, &reports)
 	if err != nil {
 		return 0, Record{}, err
 	}
 	if a.StartedAt, err = time.Parse(timeLayout, started); err != nil {
+		return 0, Record{}, err
+	}
+	if a.Further, err = parseFurther[FurtherImage](images); err != nil {
 		return 0, Record{}, err
 	}
 	if !finished {
@@ -406,8 +435,24 @@ func scanRecord(row row) (n int64, rec Record, err error) {
 	if r.EndedAt, err = time.Parse(timeLayout, ended); err != nil {
 		return 0, Record{}, err
 	}
+	if r.Further, err = parseFurther[FurtherResult](reports); err != nil {
+		return 0, Record{}, err
+	}
 	r.Steps, err = parseSteps(steps)
 	return n, rec, err
+}
+
+// parseFurther reads what selectRecords makes of the further images and of
+// what was reported of them: objects with the names of the fields here.
+func parseFurther[T FurtherImage | FurtherResult](text string) ([]T, error) {
+	if text == "[]" {
+		return nil, nil // of nearly every record
+	}
+	var rows []T
+	if err := json.Unmarshal([]byte(text), &rows); err != nil {
+		return nil, fmt.Errorf("further images: %w", err)
+	}
+	return rows, nil
 }
 
 // parseSteps reads what selectRecords makes of the steps.

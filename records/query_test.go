@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,9 +40,16 @@ func TestFilters(t *testing.T) {
 		if i%11 == 0 {
 			a.ImageFileSHA256, a.ImageHash = "", strings.Repeat("e", 64)
 		}
+		for number := range i % 5 { // from 3 on with one hash twice
+			hash := strings.Repeat([]string{"e", "d"}[(i+number/2)%2], 64)
+			a.Further = append(a.Further, FurtherImage{Number: number + 1, Hash: hash})
+		}
 		a = begin(t, s, a)
 		r := passed()
 		r.DeviceHash = a.ImageHash
+		for _, img := range a.Further {
+			r.Further = append(r.Further, FurtherResult{Number: img.Number, DeviceHash: img.Hash})
+		}
 		switch i % 6 {
 		case 1:
 			continue // running
@@ -58,7 +66,7 @@ func TestFilters(t *testing.T) {
 		t.Fatalf("%d records, want %d", len(whole), n)
 	}
 
-	orders, serials, images := []string{"", "WO-7", "WO-8", "WO-0"}, []string{"", "SN0", "SN5"}, []string{"", strings.Repeat("e", 64)}
+	orders, serials, images := []string{"", "WO-7", "WO-8", "WO-0"}, []string{"", "SN0", "SN5"}, []string{"", strings.Repeat("e", 64), strings.Repeat("d", 64)}
 	outcomes := []Outcome{"", Pass, Fail, Aborted, Running, Interrupted}
 	times := []time.Time{{}, start.Add(3 * time.Hour), start.Add(4*time.Hour + time.Nanosecond), start.Add(99 * time.Hour)}
 	checked := 0
@@ -89,7 +97,7 @@ func checkFilter(t *testing.T, s *Store, whole []Record, f Filter) {
 	want := []int64{}
 	for _, rec := range whole {
 		if (f.Order == "" || rec.Order == f.Order) && (f.Serial == "" || rec.UnitSerial == f.Serial) &&
-			(f.ImageHash == "" || rec.ImageHash == f.ImageHash) && (f.Outcome == "" || rec.Outcome() == f.Outcome) &&
+			(f.ImageHash == "" || rec.ImageHash == f.ImageHash || slices.ContainsFunc(rec.Further, func(img FurtherImage) bool { return img.Hash == f.ImageHash })) && (f.Outcome == "" || rec.Outcome() == f.Outcome) &&
 			(f.Site == 0 || rec.Site == f.Site) && (f.Since.IsZero() || !rec.StartedAt.Before(f.Since)) &&
 			(f.Until.IsZero() || rec.StartedAt.Before(f.Until)) {
 			want = append(want, rec.Seq)
@@ -117,8 +125,19 @@ func checkFilter(t *testing.T, s *Store, whole []Record, f Filter) {
 func TestPages(t *testing.T) {
 	s := openNew(t)
 	const n = 2*pageSize + 7
+	hash := strings.Repeat("e", 64)
+	var with []int64 // the attempts with an image of this hash, first or further or both
 	for i := range n {
 		a := newAttempt(fmt.Sprintf("SN%d", i))
+		if i%3 == 0 {
+			a.ImageFileSHA256, a.ImageHash = "", hash
+		}
+		if i%2 == 0 {
+			a.Further = []FurtherImage{{Number: 1, Hash: hash}, {Number: 2, Hash: hash}}
+		}
+		if i%3 == 0 || i%2 == 0 {
+			with = append(with, int64(i+1))
+		}
 		if err := s.writer.do(t.Context(), func(tx *sql.Tx) error {
 			a.ID, a.Station, a.Host, a.BootID = fmt.Sprintf("id-%d", i), "st1", "pc1", "boot"
 			return s.insertAttempt(tx, &a)
@@ -144,6 +163,25 @@ func TestPages(t *testing.T) {
 				if rec.Seq != seq {
 					t.Fatalf("limit %d, newest %t: record %d has seq %d, want %d", limit, newest, i, rec.Seq, seq)
 				}
+			}
+		}
+	}
+
+	for _, limit := range []int{0, 1, pageSize, pageSize + 1} {
+		for _, newest := range []bool{false, true} {
+			want := slices.Clone(with)
+			if newest {
+				slices.Reverse(want)
+			}
+			if limit > 0 {
+				want = want[:min(limit, len(want))]
+			}
+			var got []int64
+			for _, rec := range all(t, s.Reader, Filter{ImageHash: hash, Limit: limit, Newest: newest}) {
+				got = append(got, rec.Seq)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("limit %d, newest %t: the image is in attempts %v, want %v", limit, newest, got, want)
 			}
 		}
 	}
@@ -191,31 +229,48 @@ func TestAttemptsEndWithTheError(t *testing.T) {
 // rows in order already; otherwise each page of an export would sort them all.
 func TestQuestionsUseIndexes(t *testing.T) {
 	s := openNew(t)
+	const byNumber = "SEARCH a USING INTEGER PRIMARY KEY (rowid=?)"
 	for _, c := range []struct {
 		filter Filter
 		want   string
+		merged []string // what the numbers of the attempts come from, if they are found first
 	}{
-		{Filter{}, "SEARCH a USING INTEGER PRIMARY KEY"},
-		{Filter{Order: "x"}, "INDEX attempts_by_order (order_id=? AND n>? AND n<?)"},
-		{Filter{Serial: "x"}, "INDEX attempts_by_unit (unit_serial=? AND rowid>? AND rowid<?)"},
-		{Filter{ImageHash: "x"}, "INDEX attempts_by_image (image_hash=? AND rowid>? AND rowid<?)"},
-		{Filter{Order: "x", Serial: "x", ImageHash: "x", Site: 1, Outcome: Fail}, "INDEX attempts_by_unit"},
-		{Filter{Order: "x", ImageHash: "x"}, "INDEX attempts_by_order"},
-		{Filter{Outcome: Pass}, "SEARCH a USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
-		{Filter{Outcome: Running}, "SEARCH a USING INTEGER PRIMARY KEY (rowid=?)"},
-		{Filter{Outcome: Running, Order: "x", Serial: "x", Site: 1}, "SEARCH a USING INTEGER PRIMARY KEY (rowid=?)"},
-		{Filter{Outcome: Pass, Site: 2, Since: time.Now(), Until: time.Now()}, "SEARCH a USING INTEGER PRIMARY KEY"},
+		{Filter{}, "SEARCH a USING INTEGER PRIMARY KEY", nil},
+		{Filter{Order: "x"}, "INDEX attempts_by_order (order_id=? AND n>? AND n<?)", nil},
+		{Filter{Serial: "x"}, "INDEX attempts_by_unit (unit_serial=? AND rowid>? AND rowid<?)", nil},
+		{Filter{ImageHash: "x"}, byNumber, []string{
+			"COVERING INDEX attempts_by_image (image_hash=? AND rowid>? AND rowid<?)",
+			"COVERING INDEX further_images_by_hash (hash=? AND attempt>? AND attempt<?)",
+		}},
+		{Filter{ImageHash: "x", Site: 1, Outcome: Fail, Since: time.Now()}, byNumber, []string{
+			"INDEX attempts_by_image (image_hash=? AND rowid>? AND rowid<?)",
+			"INDEX further_images_by_hash (hash=? AND attempt>? AND attempt<?)",
+		}},
+		{Filter{Outcome: Running, ImageHash: "x"}, byNumber, nil},
+		{Filter{Order: "x", Serial: "x", ImageHash: "x", Site: 1, Outcome: Fail}, "INDEX attempts_by_unit", nil},
+		{Filter{Order: "x", ImageHash: "x"}, "INDEX attempts_by_order", nil},
+		{Filter{Outcome: Pass}, "SEARCH a USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)", nil},
+		{Filter{Outcome: Running}, byNumber, nil},
+		{Filter{Outcome: Running, Order: "x", Serial: "x", Site: 1}, byNumber, nil},
+		{Filter{Outcome: Pass, Site: 2, Since: time.Now(), Until: time.Now()}, "SEARCH a USING INTEGER PRIMARY KEY", nil},
 	} {
 		for _, c.filter.Newest = range []bool{false, true} {
 			query, args := pageQuery(c.filter, 1, 1000, pageSize)
 			plan := explain(t, s, query, args...)
-			outer, _, _ := strings.Cut(plan, "CORRELATED") // the steps have their own plan
-			outer, _, _ = strings.Cut(outer, "LIST SUBQUERY")
+			outer, _, _ := strings.Cut(plan, "CORRELATED") // the steps and the further images have their own plan
+			outer, numbers, _ := strings.Cut(outer, "LIST SUBQUERY")
+			for _, want := range c.merged {
+				if !strings.Contains(numbers, want) || !strings.Contains(numbers, "MERGE (UNION)") ||
+					strings.Contains(numbers, "TEMP B-TREE") || strings.Contains(numbers, "SCAN") {
+					t.Errorf("%+v finds attempts by\n%s\nwant %s", c.filter, plan, want)
+				}
+			}
 			if !strings.Contains(outer, c.want) || strings.Contains(outer, "TEMP B-TREE") || strings.Contains(outer, "SCAN") {
 				t.Errorf("%+v is answered by\n%s\nwant %s", c.filter, plan, c.want)
 			}
-			if !strings.Contains(plan, "SEARCH r USING") || !strings.Contains(plan, "SEARCH steps USING PRIMARY KEY") {
-				t.Errorf("%+v finds results and steps by\n%s", c.filter, plan)
+			if !strings.Contains(plan, "SEARCH r USING") || !strings.Contains(plan, "SEARCH steps USING PRIMARY KEY") ||
+				!strings.Contains(plan, "SEARCH further_images USING PRIMARY KEY") || !strings.Contains(plan, "SEARCH further_results USING PRIMARY KEY") {
+				t.Errorf("%+v finds results, steps and further images by\n%s", c.filter, plan)
 			}
 		}
 	}

@@ -13,7 +13,7 @@
 // The rules that make it evidence stand in the database itself, where no other
 // program can go round them: rows are never updated, deleted or replaced,
 // numbers have no gaps, and a PASS is refused unless the device reported the
-// very hash of the image.
+// very hash of every image of the attempt.
 //
 // [Open] is for the station, of which there is one per file. [OpenReadOnly] is
 // for questions, from any number of programs, while the station runs or years
@@ -129,7 +129,8 @@ type Attempt struct {
 	ImageSize       int64  // bytes
 
 	// Further are the images of the attempt besides the one above, such as
-	// that of a network core. A PASS needs the hash of every one.
+	// that of a network core, each with a Number of its own. A PASS needs the
+	// hash of every one. They are read back in the order of their numbers.
 	Further []FurtherImage
 
 	SoftwareVersion string // of the station program
@@ -140,7 +141,7 @@ type Attempt struct {
 
 // FurtherImage is an image of an attempt besides its first one.
 type FurtherImage struct {
-	Number     int // which of the board's images, as MCUboot counts them
+	Number     int // which of the board's images, as MCUboot counts them, from 0
 	Name       string
 	Version    string
 	FileSHA256 string // of an image file that was put; empty for none
@@ -148,10 +149,11 @@ type FurtherImage struct {
 	Size       int64  // bytes
 }
 
-// FurtherResult is what a device reported of a further image.
+// FurtherResult is what a device reported of a further image, in the terms of
+// [Result].
 type FurtherResult struct {
-	Number        int // that of the FurtherImage
-	DeviceHash    string
+	Number        int    // that of the FurtherImage
+	DeviceHash    string // must equal the image's Hash for a Pass
 	DeviceVersion string
 	PrevHash      string
 }
@@ -168,7 +170,7 @@ type Result struct {
 	DeviceVersion string
 	PrevHash      string // what the device reported before the upload, if anything
 	Target        Target
-	Further       []FurtherResult // of the attempt's further images, as far as they were reported
+	Further       []FurtherResult // of the attempt's further images, as far as they were reported; read back in the order of their numbers
 
 	Policy    string // the slot policy that was followed, empty if it did not come to that
 	PolicyRow string // the row of the decision table that chose it
@@ -208,6 +210,18 @@ func (r Record) Outcome() Outcome {
 		return Running
 	}
 	return r.Result.Outcome
+}
+
+// reported returns what the device reported of a further image, if anything.
+func (r Record) reported(number int) FurtherResult {
+	if r.Result != nil {
+		for _, d := range r.Result.Further {
+			if d.Number == number {
+				return d
+			}
+		}
+	}
+	return FurtherResult{}
 }
 
 // Times are stored and exported in one fixed width, so that comparing the

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -127,6 +128,28 @@ func passed() Result {
 	}
 }
 
+// twoMore is newAttempt with two further images, one of them from the same file.
+func twoMore(serial string) Attempt {
+	a := newAttempt(serial)
+	a.Further = []FurtherImage{
+		{Number: 1, Name: "net.bin", Version: "0.9.1+0", FileSHA256: testImage.FileSHA256, Hash: testImage.Hash, Size: 22},
+		{Number: 2, Name: "radio.bin", Version: "3.0.0+0", Hash: strings.Repeat("cd", 48), Size: 4096},
+	}
+	return a
+}
+
+// passedTwoMore is the result of twoMore with every image proven.
+func passedTwoMore() Result {
+	r := passed()
+	r.Further = []FurtherResult{
+		{Number: 1, DeviceHash: testImage.Hash, DeviceVersion: "0.9.1+0", PrevHash: strings.Repeat("01", 32)},
+		{Number: 2, DeviceHash: strings.Repeat("cd", 48), DeviceVersion: "3.0.0+0"},
+	}
+	r.Policy, r.PolicyRow, r.PolicyWhy = "secondary-confirm", "5", "The recipe wants slot 1, and the bootloader takes uploads for it."
+	r.Proof = "After the start the bootloader listed every hash in slot 0."
+	return r
+}
+
 func failed() Result {
 	return Result{
 		Outcome: Fail, FailureCode: "NO_ANSWER", FailedStep: "enter recovery",
@@ -205,7 +228,8 @@ func TestRecordComesBackWhole(t *testing.T) {
 	if err := put(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	want := newAttempt("SN1")
+	want := twoMore("SN1")
+	slices.Reverse(want.Further)
 	got := begin(t, s, want)
 	if got.ID == "" {
 		t.Fatal("no ID")
@@ -216,6 +240,7 @@ func TestRecordComesBackWhole(t *testing.T) {
 		t.Errorf("Begin (-want +got):\n%s", diff)
 	}
 
+	slices.Reverse(want.Further) // in the order of the numbers
 	rec, err := s.Attempt(t.Context(), got.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -227,14 +252,36 @@ func TestRecordComesBackWhole(t *testing.T) {
 		t.Errorf("outcome %s, want RUNNING", rec.Outcome())
 	}
 
-	result := passed()
+	result := passedTwoMore()
+	slices.Reverse(result.Further)
 	finish(t, s, got.ID, result)
+	slices.Reverse(result.Further)
 	result.EndedAt = want.StartedAt
 	if rec, err = s.Attempt(t.Context(), got.ID); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(Record{Attempt: want, Result: &result}, rec); diff != "" {
 		t.Errorf("when finished (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]Record{rec}, all(t, s.Reader, Filter{})); diff != "" {
+		t.Errorf("among all (-one +all):\n%s", diff)
+	}
+}
+
+// A result says what was reported, and a report may be missing where the
+// attempt did not get that far.
+func TestPartOfTheImagesReported(t *testing.T) {
+	s := openNew(t)
+	a := begin(t, s, twoMore("SN1"))
+	want := failed()
+	want.Further = []FurtherResult{{Number: 2, PrevHash: strings.Repeat("cd", 48)}}
+	finish(t, s, a.ID, want)
+	rec, err := s.Attempt(t.Context(), a.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.Further, rec.Result.Further); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

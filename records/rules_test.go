@@ -2,19 +2,26 @@ package records
 
 import (
 	"errors"
+	"maps"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
 )
 
 // Rows once written cannot be changed, not even by another program that knows
 // nothing of this one.
 func TestAppendOnly(t *testing.T) {
 	s := openNew(t)
-	finish(t, s, begin(t, s, newAttempt("SN1")).ID, passed())
-	running := begin(t, s, newAttempt("SN2"))
+	finish(t, s, begin(t, s, twoMore("SN1")).ID, passedTwoMore())
+	running := begin(t, s, twoMore("SN2"))
 	s.Close()
 	db := raw(t, s.Path())
+	// The device of the running attempt has reported, the result is not there yet.
+	if _, err := db.Exec("INSERT INTO further_results VALUES (2, 1, '', '', '')"); err != nil {
+		t.Fatal(err)
+	}
 	dump := func() string { return dumpRows(t, db) }
 	before := dump()
 	for _, stmt := range []string{
@@ -22,8 +29,9 @@ func TestAppendOnly(t *testing.T) {
 		"UPDATE results SET detail = detail",
 		"UPDATE OR REPLACE results SET finish_no = 7",
 		"DELETE FROM results",
-		"INSERT OR REPLACE INTO results SELECT finish_no, attempt, 'FAIL', 'X', '', 'x', '', '', '', '', '', 0, 0, 0, 0, ended_at, 0 FROM results",
-		"INSERT OR REPLACE INTO results SELECT 2, attempt, 'FAIL', 'X', '', 'x', '', '', '', '', '', 0, 0, 0, 0, ended_at, 0 FROM results",
+		"INSERT OR REPLACE INTO results SELECT finish_no, attempt, 'FAIL', 'X', '', 'x', '', '', '', '', '', 0, 0, 0, 0, ended_at, 0, '', '', '', '' FROM results",
+		"INSERT OR REPLACE INTO results SELECT 2, attempt, 'FAIL', 'X', '', 'x', '', '', '', '', '', 0, 0, 0, 0, ended_at, 0, '', '', '', '' FROM results",
+		"UPDATE results SET policy_why = 'because'",
 		"UPDATE attempts SET unit_serial = 'SN9'",
 		"DELETE FROM attempts WHERE attempt_id = '" + running.ID + "'",
 		"INSERT OR REPLACE INTO attempts SELECT * FROM attempts WHERE n = 2",
@@ -44,6 +52,14 @@ func TestAppendOnly(t *testing.T) {
 		"UPDATE image_bytes SET bytes = x'00'",
 		"DELETE FROM image_bytes",
 		"REPLACE INTO image_bytes SELECT file_sha256, x'00' FROM image_bytes",
+		"UPDATE further_images SET hash = '" + testImage.Hash + "'",
+		"UPDATE OR REPLACE further_images SET number = 2 WHERE number = 1",
+		"DELETE FROM further_images WHERE attempt = 2",
+		"REPLACE INTO further_images SELECT attempt, number, name, version, file_sha256, '" + testImage.Hash + "', size FROM further_images WHERE attempt = 2",
+		"INSERT INTO further_images SELECT attempt, number, name, version, file_sha256, hash, size FROM further_images WHERE attempt = 2 ON CONFLICT DO UPDATE SET hash = '" + testImage.Hash + "'",
+		"UPDATE further_results SET device_hash = ''",
+		"DELETE FROM further_results",
+		"REPLACE INTO further_results SELECT attempt, number, '', '', '' FROM further_results WHERE attempt = 2",
 	} {
 		if _, err := db.Exec(stmt); err == nil || !strings.Contains(err.Error(), "append-only") && !strings.Contains(err.Error(), "without gaps") {
 			t.Errorf("%s\n\tgave %v", stmt, err)
@@ -93,16 +109,39 @@ func TestDatabaseRefuses(t *testing.T) {
 		{name: "unknown recipe", attempt: func(a *Attempt) { a.RecipeSHA256 = strings.Repeat("1", 64) }, want: "recipe lamp revision C"},
 		{name: "recipe of another revision", attempt: func(a *Attempt) { a.RecipeRevision = "D" }, want: "recipe lamp revision D"},
 		{name: "unknown image", attempt: func(a *Attempt) { a.ImageFileSHA256 = strings.Repeat("1", 64) }, want: "image app.bin"},
+		{name: "further image below 0", attempt: func(a *Attempt) { a.Further[0].Number = -1 }, want: "count from 0"},
+		{name: "two further images of one number", attempt: func(a *Attempt) { a.Further[1].Number = 1 }, want: "an image of this number already"},
+		{name: "further image without a hash", attempt: func(a *Attempt) { a.Further[1].Hash = "" }, want: "hash an attempt must prove"},
+		{name: "further image with junk for a hash", attempt: func(a *Attempt) { a.Further[1].Hash = strings.Repeat("x", 64) }, want: "hash an attempt must prove"},
+		{name: "further image with a hash in upper case", attempt: func(a *Attempt) { a.Further[1].Hash = strings.Repeat("AB", 32) }, want: "hash an attempt must prove"},
+		{name: "further image of negative size", attempt: func(a *Attempt) { a.Further[1].Size = -1 }, want: "size of an image is not negative"},
+		{name: "unknown further image", attempt: func(a *Attempt) { a.Further[1].FileSHA256 = strings.Repeat("1", 64) }, want: "image file radio.bin with SHA-256 1111"},
+
+		{name: "PASS without further reports", result: func(r *Result) { r.Further = nil }, want: "hash of every further image"},
+		{name: "PASS with one further report missing", result: func(r *Result) { r.Further = r.Further[:1] }, want: "hash of every further image"},
+		{name: "PASS with another further hash", result: func(r *Result) { r.Further[1].DeviceHash = strings.Repeat("ef", 32) }, want: "hash of every further image"},
+		{name: "PASS with an empty further hash", result: func(r *Result) { r.Further[1].DeviceHash = "" }, want: "hash of every further image"},
+		{name: "PASS with half the further hash", result: func(r *Result) { r.Further[0].DeviceHash = hash[:32] }, want: "hash of every further image"},
+		{name: "PASS with the further hashes swapped", result: func(r *Result) {
+			r.Further[0].DeviceHash, r.Further[1].DeviceHash = r.Further[1].DeviceHash, r.Further[0].DeviceHash
+		}, want: "hash of every further image"},
+		{name: "PASS with the further hashes only", result: func(r *Result) { r.DeviceHash = "" }, want: "exactly the hash of the image"},
+		{name: "report on an image nobody asked for", result: func(r *Result) { r.Further[1].Number = 9 }, want: "no further image of this number"},
+		{name: "two reports on one image", result: func(r *Result) { r.Further[1].Number = 1 }, want: "reported on this image already"},
+		{name: "further hash in upper case", result: func(r *Result) { r.Further[0].DeviceHash = strings.ToUpper(hash) }, want: "lower-case hex"},
+		{name: "further previous hash of junk", result: func(r *Result) { r.Further[0].PrevHash = "none" }, want: "lower-case hex"},
+		{name: "FAIL with a report on an image nobody asked for", result: func(r *Result) { *r = failed(); r.Further = []FurtherResult{{Number: 0}} }, want: "no further image of this number"},
+
 		{name: "image with another hash", attempt: func(a *Attempt) { a.ImageHash = strings.Repeat("1", 64) }, want: "image app.bin"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := openNew(t)
-			a := newAttempt("SN1")
+			a := twoMore("SN1")
 			if c.attempt != nil {
 				c.attempt(&a)
 			}
 			a, err := s.Begin(t.Context(), a)
-			r := passed()
+			r := passedTwoMore()
 			if c.result != nil {
 				if err != nil {
 					t.Fatal(err)
@@ -112,8 +151,8 @@ func TestDatabaseRefuses(t *testing.T) {
 			}
 			plain(t, err, Refused, c.want)
 			if c.result == nil {
-				if n := len(all(t, s.Reader, Filter{})); n != 0 {
-					t.Errorf("%d records of a refused attempt", n)
+				if dump := dumpRows(t, s.db); strings.Contains(dump, "attempts n=") || strings.Contains(dump, "further_images attempt=") {
+					t.Errorf("left of a refused attempt:\n%s", dump)
 				}
 				return
 			}
@@ -121,8 +160,115 @@ func TestDatabaseRefuses(t *testing.T) {
 			if rec, err := s.Attempt(t.Context(), a.ID); err != nil || rec.Outcome() != Running {
 				t.Errorf("after the refusal: %s, %v", rec.Outcome(), err)
 			}
-			finish(t, s, a.ID, passed())
+			finish(t, s, a.ID, passedTwoMore())
 		})
+	}
+}
+
+// What was asked of a board and what it reported are complete when the result
+// comes, whatever the result is.
+func TestNothingIsAddedToAResult(t *testing.T) {
+	s := openNew(t)
+	r := failed()
+	r.Further = passedTwoMore().Further[:1]
+	finish(t, s, begin(t, s, twoMore("SN1")).ID, r)
+	begin(t, s, newAttempt("SN2"))
+	before := dumpRows(t, s.db)
+	for stmt, want := range map[string]string{
+		"INSERT INTO further_results VALUES (1, 2, '', '', '')":                                                        "no further report",
+		"INSERT INTO further_images VALUES (1, 3, '', '', NULL, '" + testImage.Hash + "', 1)":                          "no further image",
+		"INSERT INTO further_images VALUES (3, 1, '', '', NULL, '" + testImage.Hash + "', 1)":                          "FOREIGN KEY", // no such attempt
+		"INSERT INTO further_images SELECT 2, 1, '', '', '" + strings.Repeat("1", 64) + "', image_hash, 1 FROM images": "FOREIGN KEY", // no such file
+		"INSERT INTO further_results VALUES (2, 1, '" + testImage.Hash + "', '', '')":                                  "no further image of this number",
+	} {
+		if _, err := s.db.Exec(stmt); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\n\tgave %v, want %q", stmt, err, want)
+		}
+	}
+	if after := dumpRows(t, s.db); after != before {
+		t.Errorf("rows changed:\n%s\nwere:\n%s", after, before)
+	}
+}
+
+// Whatever another program tries, in whatever order, a PASS has every further
+// image proven: a model says of each statement whether the database takes it.
+func TestEveryImageIsProven(t *testing.T) {
+	s := openNew(t)
+	db := raw(t, s.Path())
+	db.SetMaxOpenConns(1)
+	if _, err := db.Exec("PRAGMA synchronous = OFF"); err != nil { // the disk is not what is tested
+		t.Fatal(err)
+	}
+	right, other := testImage.Hash, strings.Repeat("cd", 32)
+	passes := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		a, err := s.Begin(t.Context(), newAttempt("SN1"))
+		if err != nil {
+			rt.Fatal(err)
+		}
+		var n int64
+		if err := db.QueryRow("SELECT n FROM attempts WHERE attempt_id = ?", a.ID).Scan(&n); err != nil {
+			rt.Fatal(err)
+		}
+		images, reports, done := map[int]string{}, map[int]string{}, false
+		try := func(allowed bool, stmt string, args ...any) {
+			rt.Helper()
+			if _, err := db.Exec(stmt, args...); (err == nil) != allowed {
+				rt.Fatalf("%s %v gave %v; with images %v, reports %v and done %t it should work: %t", stmt, args, err, images, reports, done, allowed)
+			}
+		}
+		insert := rapid.SampledFrom([]string{"INSERT", "INSERT", "INSERT", "REPLACE", "INSERT OR IGNORE", "INSERT OR ROLLBACK"})
+		number, hash := rapid.IntRange(0, 2), rapid.SampledFrom([]string{right, right, right, other})
+		for range rapid.IntRange(1, 12).Draw(rt, "statements") {
+			switch rapid.SampledFrom([]string{"image", "image", "report", "report", "report", "pass", "update", "delete"}).Draw(rt, "statement") {
+			case "image":
+				number, hash := number.Draw(rt, "number"), hash.Draw(rt, "hash")
+				allowed := !done && images[number] == ""
+				try(allowed, insert.Draw(rt, "insert")+" INTO further_images VALUES (?, ?, '', '', NULL, ?, 1)", n, number, hash)
+				if allowed {
+					images[number] = hash
+				}
+			case "report":
+				number, hash := number.Draw(rt, "number"), hash.Draw(rt, "hash")
+				allowed := !done && images[number] != "" && reports[number] == ""
+				try(allowed, insert.Draw(rt, "insert")+" INTO further_results VALUES (?, ?, ?, '', '')", n, number, hash)
+				if allowed {
+					reports[number] = hash
+				}
+			case "pass":
+				allowed := !done && maps.Equal(images, reports)
+				try(allowed, insert.Draw(rt, "insert")+` INTO results SELECT max(finish_no) + 1, ?, 'PASS', '', '', '', '', ?, '', '', '', 0, 0, 0, 0,
+					'2026-11-22T08:00:03.702Z', 1, '', '', '', '' FROM (SELECT finish_no FROM results UNION SELECT 0)`, n, right)
+				if allowed {
+					done = true
+					passes++
+				}
+			case "update":
+				try(len(images) == 0, "UPDATE OR REPLACE further_images SET hash = ? WHERE attempt = ?", right, n)
+				try(len(reports) == 0, "UPDATE OR REPLACE further_results SET device_hash = ? WHERE attempt = ?", right, n)
+			case "delete":
+				try(len(reports) == 0, "DELETE FROM further_results WHERE attempt = ?", n)
+				try(len(images) == 0, "DELETE FROM further_images WHERE attempt = ?", n)
+			}
+		}
+		rec, err := s.Attempt(t.Context(), a.ID)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		if (rec.Outcome() == Pass) != done {
+			rt.Fatalf("the attempt is %s, done %t", rec.Outcome(), done)
+		}
+		if !done {
+			return
+		}
+		for _, img := range rec.Further {
+			if rec.reported(img.Number).DeviceHash != img.Hash {
+				rt.Fatalf("a PASS without proof of image %d: %+v", img.Number, rec)
+			}
+		}
+	})
+	if passes == 0 {
+		t.Error("nothing ever passed, so nothing was shown")
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func kindExit(err error) int {
@@ -186,6 +188,28 @@ func TestKilledStationIsInterrupted(t *testing.T) {
 	if next := begin(t, s, newAttempt("SN1")); next.AttemptNo != 2 || next.Seq != 3 {
 		t.Errorf("attempt_no %d, seq %d after the interruption, want 2, 3", next.AttemptNo, next.Seq)
 	}
+}
+
+// An attempt with several images is interrupted like any other.
+func TestSeveralImagesInterrupted(t *testing.T) {
+	s := openNew(t)
+	a := begin(t, s, twoMore("SN1"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openAt(t, s.Path(), Options{})
+	left, err := s.Interrupt(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]Attempt{a}, left); diff != "" {
+		t.Errorf("interrupted (-want +got):\n%s", diff)
+	}
+	rec, err := s.Attempt(t.Context(), a.ID)
+	if err != nil || rec.Outcome() != Interrupted || rec.Result.Further != nil {
+		t.Errorf("%s, %+v, %v", rec.Outcome(), rec.Result, err)
+	}
+	plain(t, s.Finish(t.Context(), a.ID, passedTwoMore()), AlreadyFinished)
 }
 
 // 64 sites begin and finish at once, some of them with rows the database

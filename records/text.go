@@ -138,6 +138,34 @@ func WriteAttempt(w io.Writer, rec Record) error {
 		if r.PrevHash != "" {
 			field("", "before      %s", r.PrevHash)
 		}
+	}
+	for _, img := range rec.Further {
+		field(fmt.Sprintf("image %d", img.Number), "%s version %s, %d bytes", dash(img.Name), dash(img.Version), img.Size)
+		field("", "file sha256 %s", dash(img.FileSHA256))
+		field("", "image hash  %s", img.Hash)
+		if r := rec.Result; r == nil || r.Outcome == Interrupted {
+			continue
+		}
+		d := rec.reported(img.Number)
+		if d.DeviceHash == "" {
+			field("", "reported    no hash at the end")
+		} else {
+			field("", "reported    %s version %s", d.DeviceHash, dash(d.DeviceVersion))
+		}
+		if d.PrevHash != "" {
+			field("", "before      %s", d.PrevHash)
+		}
+	}
+	if r := rec.Result; r != nil && r.Outcome != Interrupted {
+		if r.Policy != "" {
+			field("policy", "%s, row %s of the decision table", r.Policy, dash(r.PolicyRow))
+		}
+		if r.PolicyWhy != "" {
+			field("why", "%s", r.PolicyWhy)
+		}
+		if r.Proof != "" {
+			field("proof", "%s", r.Proof)
+		}
 		field("transfer", "%d bytes in chunks of %d, messages up to %d bytes, requests repeated: %d", r.BytesSent, r.ChunkSize, r.MessageSize, r.Retries)
 	}
 	field("station", "software %s on host %s", dash(rec.SoftwareVersion), rec.Host)

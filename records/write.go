@@ -106,8 +106,8 @@ func (s *Store) PutImage(ctx context.Context, img Image, data []byte) error {
 // Begin records that an attempt starts, and must have returned before the
 // board is touched. It returns the attempt with ID, Seq, Station, Host,
 // BootID, AttemptNo and StartedAt filled in. An attempt that names an order,
-// recipe or image that was not put, or breaks a rule of the database, is
-// [Refused].
+// recipe or image that was not put, or breaks a rule of the database, such as
+// two further images of one number, is [Refused].
 func (s *Store) Begin(ctx context.Context, a Attempt) (Attempt, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -155,6 +155,32 @@ func (s *Store) insertAttempt(tx *sql.Tx, a *Attempt) error {
 		a.RecipeSHA256, a.Product, a.RecipeRevision,
 		a.ImageName, a.ImageVersion, a.ImageFileSHA256, a.ImageHash, a.ImageSize,
 		a.SoftwareVersion, a.ConfigSHA256, a.Port, a.Baud, formatTime(a.StartedAt))
+	if err != nil {
+		return rowError(what, err)
+	}
+	for _, img := range a.Further {
+		if err := insertFurtherImage(tx, fmt.Sprintf("%s, further image %d", what, img.Number), n, img); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func insertFurtherImage(tx *sql.Tx, what string, attempt int64, img FurtherImage) error {
+	if img.FileSHA256 != "" {
+		// As in checkNamed: the foreign key would not say which.
+		var known bool
+		err := tx.QueryRow(`SELECT EXISTS (SELECT 1 FROM images WHERE file_sha256 = ?)`, img.FileSHA256).Scan(&known)
+		if err != nil {
+			return err
+		}
+		if !known {
+			return refused(Refused, what, fmt.Sprintf("image file %s with SHA-256 %s is not on file; load the image first", dash(img.Name), img.FileSHA256))
+		}
+	}
+	_, err := tx.Exec(`INSERT INTO further_images (attempt, number, name, version, file_sha256, hash, size)
+		VALUES (?, ?, ?, ?, nullif(?, ''), ?, ?)`,
+		attempt, img.Number, img.Name, img.Version, img.FileSHA256, img.Hash, img.Size)
 	return rowError(what, err)
 }
 
@@ -182,8 +208,9 @@ func checkNamed(tx *sql.Tx, what string, a *Attempt) error {
 
 // Finish records how the attempt with this ID ended. Only after it has
 // returned nil may anyone be shown the outcome. A second result fails with
-// [AlreadyFinished], an unknown ID with [NotFound], a Pass whose DeviceHash is
-// not the attempt's ImageHash with [Refused].
+// [AlreadyFinished], an unknown ID with [NotFound]. A Pass whose DeviceHash is
+// not the attempt's ImageHash, or that lacks the very hash of a further image,
+// is [Refused], and so is a report on a further image the attempt does not have.
 func (s *Store) Finish(ctx context.Context, id string, r Result) error {
 	return s.writer.do(ctx, func(tx *sql.Tx) error {
 		what := "result of attempt " + id
@@ -207,14 +234,22 @@ func (s *Store) insertResult(tx *sql.Tx, what string, attempt int64, durationMS 
 	if r.EndedAt.IsZero() {
 		r.EndedAt = s.opts.Now()
 	}
+	// Before the result, because that is when the database looks at them.
+	for _, d := range r.Further {
+		_, err := tx.Exec(`INSERT INTO further_results (attempt, number, device_hash, device_version, prev_hash)
+			VALUES (?, ?, ?, ?, ?)`, attempt, d.Number, d.DeviceHash, d.DeviceVersion, d.PrevHash)
+		if err != nil {
+			return rowError(fmt.Sprintf("%s, further image %d", what, d.Number), err)
+		}
+	}
 	_, err := tx.Exec(`INSERT INTO results (
 			finish_no, attempt, outcome, failure_code, failed_step, detail, next_step,
 			device_hash, device_version, prev_hash, target, chunk_size, message_size,
-			bytes_sent, retries, ended_at, duration_ms
-		) VALUES ((SELECT coalesce(max(finish_no), 0) + 1 FROM results), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			bytes_sent, retries, ended_at, duration_ms, policy, policy_row, policy_why, proof
+		) VALUES ((SELECT coalesce(max(finish_no), 0) + 1 FROM results), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		attempt, r.Outcome, r.FailureCode, r.FailedStep, r.Detail, r.NextStep,
 		r.DeviceHash, r.DeviceVersion, r.PrevHash, r.Target, r.ChunkSize, r.MessageSize,
-		r.BytesSent, r.Retries, formatTime(r.EndedAt), durationMS)
+		r.BytesSent, r.Retries, formatTime(r.EndedAt), durationMS, r.Policy, r.PolicyRow, r.PolicyWhy, r.Proof)
 	if err != nil {
 		return rowError(what, err)
 	}

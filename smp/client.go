@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"sync"
 	"time"
@@ -40,6 +41,7 @@ type Client struct {
 	line  io.ReadWriteCloser
 	opts  Options
 	codec codec
+	seed  maphash.Seed // of sent
 
 	writes chan write
 	gone   chan struct{} // closed when the reader has stopped
@@ -50,6 +52,7 @@ type Client struct {
 	mu      sync.Mutex
 	pending [256]chan<- answer
 	seqs    [256]Header
+	sent    [256]uint64 // hash of the last message under each number
 	seq     uint8
 	nudge   bool
 	readErr error
@@ -61,6 +64,10 @@ type Stats struct {
 	Requests int // messages sent
 	Answers  int // matched to a request
 	Strays   int // late, doubled or unasked messages, dropped
+	// Echoes are those strays that are byte for byte one of the last 256
+	// requests: the line sends back what it gets, because TX and RX are
+	// joined or an echoing shell listens.
+	Echoes   int
 	Timeouts int // requests that ended in silence
 	Decoder  DecoderStats
 }
@@ -86,6 +93,7 @@ func NewClient(line io.ReadWriteCloser, opts Options) *Client {
 		line:   line,
 		opts:   opts,
 		codec:  newCodec(),
+		seed:   maphash.MakeSeed(),
 		writes: make(chan write),
 		gone:   make(chan struct{}),
 		quit:   make(chan struct{}),
@@ -119,6 +127,14 @@ func (c *Client) SetTimeout(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.opts.Timeout = d
+}
+
+// SetVersion changes Options.Version for the requests to come. The version of
+// an answer is not looked at: servers answer in the one they know.
+func (c *Client) SetVersion(v Version) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.opts.Version = v
 }
 
 // Stats returns the counts so far.
@@ -169,6 +185,9 @@ func (c *Client) deliver(msg []byte) {
 	ch := c.pending[h.Sequence]
 	if err != nil || ch == nil || h.Op != want.Op+1 || h.Group != want.Group || h.Command != want.Command {
 		c.stats.Strays++
+		if err == nil && h == want && maphash.Bytes(c.seed, msg) == c.sent[h.Sequence] {
+			c.stats.Echoes++
+		}
 		return
 	}
 	c.pending[h.Sequence] = nil
@@ -224,13 +243,13 @@ func (c *Client) send(ctx context.Context, r request, answers chan<- answer) (ui
 		Version: c.opts.Version, Op: r.op, Length: uint16(len(r.payload)),
 		Group: r.group, Sequence: seq, Command: r.command,
 	}
-	c.pending[seq], c.seqs[seq] = answers, h
+	msg := append(h.Append(make([]byte, 0, HeaderSize+len(r.payload))), r.payload...)
+	c.pending[seq], c.seqs[seq], c.sent[seq] = answers, h, maphash.Bytes(c.seed, msg)
 	nudge := c.nudge
 	c.nudge = false
 	c.stats.Requests++
 	c.mu.Unlock()
 
-	msg := append(h.Append(make([]byte, 0, HeaderSize+len(r.payload))), r.payload...)
 	frame := make([]byte, 0, WireSize(len(msg))+1)
 	if nudge {
 		frame = append(frame, '\n')

@@ -120,6 +120,17 @@ func TestClientCommands(t *testing.T) {
 			func(ctx context.Context, c *Client) (any, error) { return c.Probe(ctx, time.Second) },
 			Header{Op: OpWrite, Group: GroupOS, Command: 1, Length: 1}, "a0", TargetApplication,
 		}, {
+			"probe of an application that speaks version 2 only", "bf6272630cff",
+			func(ctx context.Context, c *Client) (any, error) { return c.Probe(ctx, time.Second) },
+			Header{Op: OpWrite, Group: GroupOS, Command: 1, Length: 1}, "a0", TargetApplication,
+		}, {
+			"version 2, answered in version 1", rcOK,
+			func(ctx context.Context, c *Client) (any, error) {
+				c.SetVersion(V2)
+				return nil, c.Reset(ctx, BootNormal)
+			},
+			Header{Version: V2, Op: OpWrite, Group: GroupOS, Command: 5, Length: 1}, "a0", nil,
+		}, {
 			"echo", "bf61726568656c6c6fff",
 			func(ctx context.Context, c *Client) (any, error) { return c.Echo(ctx, "hello") },
 			Header{Op: OpWrite, Group: GroupOS, Command: 0, Length: 9}, "a161646568656c6c6f", "hello",
@@ -169,7 +180,8 @@ func TestClientCommands(t *testing.T) {
 				sent := make(chan string, 1)
 				c, d := newDevice(t, Options{}, func(h Header, p []byte) []reply {
 					sent <- hex.EncodeToString(p)
-					return []reply{{payload: tt.answer, bytes: answerFrame(h, mustHex(tt.answer))}}
+					h.Version = V1
+					return []reply{{bytes: answerFrame(h, mustHex(tt.answer))}}
 				})
 				got, err := tt.ask(t.Context(), c)
 				if err != nil {
@@ -364,6 +376,83 @@ func TestStrays(t *testing.T) {
 			t.Errorf("stats %+v, want 6 strays (1 late, 4 wrong, 1 doubled)", s)
 		}
 	})
+}
+
+// A line that sends back what it gets: every request comes home as a stray,
+// told from the strays of a device, and does not keep the answer from being
+// heard.
+func TestEchoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		silent := true
+		c, d := newDevice(t, Options{Timeout: time.Second}, func(h Header, p []byte) []reply {
+			back := []reply{{bytes: AppendFrame(nil, append(h.Append(nil), p...))}}
+			if !silent {
+				back = append(back, reply{after: time.Millisecond, payload: rcOK})
+			}
+			return back
+		})
+		if _, err := c.Echo(t.Context(), "x"); err == nil {
+			t.Error("an echo was taken for an answer")
+		}
+		silent = false
+		if err := c.Reset(t.Context(), BootNormal); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if s := c.Stats(); s.Echoes != 2 || s.Strays != 2 || s.Answers != 1 {
+			t.Errorf("stats %+v, want 2 echoes, both strays too, and 1 answer", s)
+		}
+		// The same header around other bytes, a number not yet used, an answer
+		// that comes late: no echoes.
+		seen := d.headers()[0]
+		unused := seen
+		unused.Sequence = 200
+		for _, m := range [][]byte{
+			append(seen.Append(nil), mustHex("a161646179")...),
+			append(unused.Append(nil), mustHex("a161646178")...),
+		} {
+			d.conn.Write(AppendFrame(nil, m))
+		}
+		d.conn.Write(answerFrame(seen, mustHex(rcOK)))
+		synctest.Wait()
+		if s := c.Stats(); s.Echoes != 2 || s.Strays != 5 {
+			t.Errorf("stats %+v, want still 2 echoes, and 5 strays", s)
+		}
+	})
+}
+
+// What callers branch on.
+func TestServerErrorKinds(t *testing.T) {
+	image := &ServerError{Group: GroupImage, PerGroup: true, Code: ImageNoFreeSlot}
+	if !image.Image(ImageNoFreeSlot) || image.Image(ImageHashNotFound) || image.NotSupported() || image.TooOld() {
+		t.Errorf("%v is taken for something else", image)
+	}
+	for _, e := range []*ServerError{
+		{Group: GroupOS, PerGroup: true, Code: ImageNoFreeSlot},
+		{Code: ImageNoFreeSlot}, // 9 of the protocol is "corrupt"
+	} {
+		if e.Image(ImageNoFreeSlot) {
+			t.Errorf("%v is taken for a code of the image group", e)
+		}
+	}
+	if e := (&ServerError{Group: GroupImage, PerGroup: true, Code: CodeTooOld}); e.TooOld() {
+		t.Errorf("%v is taken for a refused version", e)
+	}
+	// The constants are those that Name knows under Zephyr's names.
+	for code, name := range map[int64]string{
+		ImageHashNotFound: "HASH_NOT_FOUND", ImageNoFreeSlot: "NO_FREE_SLOT",
+		ImageFlashWriteFailed: "FLASH_WRITE_FAILED", ImageFlashEraseFailed: "FLASH_ERASE_FAILED",
+		ImageInvalidSlot: "INVALID_SLOT", ImageInvalidHeader: "INVALID_IMAGE_HEADER",
+		ImageInvalidHeaderMagic: "INVALID_IMAGE_HEADER_MAGIC", ImageInvalidHash: "INVALID_HASH",
+		ImageInvalidFlashAddress: "INVALID_FLASH_ADDRESS", ImageCurrentIsNewer: "CURRENT_VERSION_IS_NEWER",
+		ImageAlreadyPending: "IMAGE_ALREADY_PENDING", ImageTooLarge: "INVALID_IMAGE_TOO_LARGE",
+		ImageDataOverrun: "INVALID_IMAGE_DATA_OVERRUN", ImageConfirmationDenied: "IMAGE_CONFIRMATION_DENIED",
+		ImageTestOfActiveDenied: "IMAGE_SETTING_TEST_TO_ACTIVE_DENIED",
+	} {
+		if got := (&ServerError{Group: GroupImage, PerGroup: true, Code: code}).Name(); got != name {
+			t.Errorf("code %d is %s, want %s", code, got, name)
+		}
+	}
 }
 
 func TestOverlappingRequests(t *testing.T) {

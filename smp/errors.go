@@ -50,8 +50,21 @@ func (e *ServerError) Error() string {
 // without.
 func (e *ServerError) NotSupported() bool { return !e.PerGroup && e.Code == CodeNotSupported }
 
+// TooOld reports whether the device refused the request for its protocol
+// version: an application built without
+// CONFIG_MCUMGR_SMP_SUPPORT_ORIGINAL_PROTOCOL, which wants V2 (see
+// [Client.SetVersion]).
+func (e *ServerError) TooOld() bool { return !e.PerGroup && e.Code == CodeTooOld }
+
+// Image reports whether the device answered with that code of the image group
+// (ImageNoFreeSlot and the others), which only an application asked in V2
+// does: in V1 it folds these codes into a few of the protocol's own.
+func (e *ServerError) Image(code int64) bool {
+	return e.PerGroup && e.Group == GroupImage && e.Code == code
+}
+
 // Codes of the protocol itself that callers branch on (Zephyr's enum
-// mcumgr_err_t). MCUboot uses these and no others.
+// mcumgr_err_t). MCUboot uses those up to CodeBusy and no others.
 const (
 	CodeOK           = 0
 	CodeUnknown      = 1
@@ -64,6 +77,29 @@ const (
 	CodeNotSupported = 8
 	CodeCorrupt      = 9
 	CodeBusy         = 10
+	CodeAccessDenied = 11
+	CodeTooOld       = 12 // the request's version: UNSUPPORTED_TOO_OLD
+	CodeTooNew       = 13 // the request's version: UNSUPPORTED_TOO_NEW
+)
+
+// Codes of the image group that callers branch on, for [ServerError.Image]
+// (IMG_MGMT_ERR_* in Zephyr's img_mgmt.h).
+const (
+	ImageHashNotFound        = 8  // no slot holds an image with that hash
+	ImageNoFreeSlot          = 9  // the other slot is pending, confirmed or in use
+	ImageFlashWriteFailed    = 12 // FLASH_WRITE_FAILED
+	ImageFlashEraseFailed    = 13 // FLASH_ERASE_FAILED
+	ImageInvalidSlot         = 14 // INVALID_SLOT
+	ImageInvalidHeader       = 22 // INVALID_IMAGE_HEADER: the first chunk is too short for one
+	ImageInvalidHeaderMagic  = 23 // INVALID_IMAGE_HEADER_MAGIC: what is sent is no image
+	ImageInvalidHash         = 24 // no hash where one is needed, or one of a wrong length
+	ImageInvalidFlashAddress = 25 // INVALID_FLASH_ADDRESS: linked for another slot
+	ImageCurrentIsNewer      = 27 // CURRENT_VERSION_IS_NEWER: a downgrade was refused
+	ImageAlreadyPending      = 28 // IMAGE_ALREADY_PENDING: another image waits to be swapped in
+	ImageTooLarge            = 30 // INVALID_IMAGE_TOO_LARGE: larger than its slot
+	ImageDataOverrun         = 31 // INVALID_IMAGE_DATA_OVERRUN: more data than announced
+	ImageConfirmationDenied  = 32 // IMAGE_CONFIRMATION_DENIED: only what runs may be confirmed
+	ImageTestOfActiveDenied  = 33 // IMAGE_SETTING_TEST_TO_ACTIVE_DENIED: it runs already
 )
 
 // Name returns the symbolic name of the code as Zephyr's headers spell it

@@ -36,7 +36,9 @@ func probeRequest(payload []byte) request {
 }
 
 // targetOf reads a probe's answer: console-echo-control is served by every
-// MCUboot recovery and by no application.
+// MCUboot recovery and by no application. An application built without
+// CONFIG_MCUMGR_SMP_SUPPORT_ORIGINAL_PROTOCOL refuses a version 1 probe for its
+// version instead, which MCUboot never does.
 func (c *Client) targetOf(payload []byte) (Target, error) {
 	if len(payload) == 0 {
 		return TargetUnknown, &ProtocolError{Request: "probe", Problem: "the answer is empty"}
@@ -47,7 +49,7 @@ func (c *Client) targetOf(payload []byte) (Target, error) {
 	switch {
 	case err == nil:
 		return TargetBootloader, nil
-	case errors.As(err, &refused) && refused.NotSupported():
+	case errors.As(err, &refused) && (refused.NotSupported() || refused.TooOld()):
 		return TargetApplication, nil
 	}
 	return TargetUnknown, err

@@ -15,8 +15,9 @@ type UploadOptions struct {
 	// leave it 0 unless the target is known. It is sent in every packet when
 	// not 0, which releases up to 1.10 need.
 	Image int
-	// SHA is the SHA-256 of all bytes sent, for applications; MCUboot ignores
-	// it. nil leaves it out.
+	// SHA is the SHA-256 of all bytes sent, for applications: one that has the
+	// file already, or part of it from an upload cut short, goes on from
+	// there. MCUboot ignores it. nil leaves it out.
 	SHA []byte
 	// WriteSize is the flash write size in bytes; chunks are a multiple of
 	// it, since MCUboot drops the rest of one that is not. 0 means 32, which
@@ -340,7 +341,13 @@ func (u *upload) take(out uploadAnswer) error {
 	if out.Off == nil {
 		return &ProtocolError{Request: "image upload", Problem: `the answer has no "off"`}
 	}
-	if *out.Off > uint64(u.end) && *out.Off != uint64(len(u.data)) {
+	limit := uint64(u.end)
+	if u.off == 0 && len(u.opts.SHA) > 0 {
+		// An application that was in the middle of the very same file, known
+		// by its SHA, goes on where it stands.
+		limit = uint64(len(u.data))
+	}
+	if *out.Off > limit && *out.Off != uint64(len(u.data)) {
 		return &ProtocolError{Request: "image upload", Problem: fmt.Sprintf("the device wants byte %d, but was sent only %d", *out.Off, u.end)}
 	}
 	if out.Match != nil {

@@ -3,6 +3,7 @@ package smp
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -198,6 +199,15 @@ func TestUpload(t *testing.T) {
 			}
 			f.flash = image(5000)
 		}},
+		{name: "content other than the sha, as an application says at the end", size: 1000, f: flasher{hook: func(off int) []byte {
+			b, _ := cbor.Marshal(map[string]any{"off": 1000, "match": false})
+			return b
+		}}, check: func(t *testing.T, f *flasher, r UploadResult) {
+			if r.Match == nil || *r.Match {
+				t.Errorf("%+v: the mismatch is lost", r)
+			}
+			f.flash = image(1000)
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -293,6 +303,50 @@ func TestUploadErrors(t *testing.T) {
 					t.Errorf("took %s to give up", time.Since(start))
 				}
 			})
+		})
+	}
+}
+
+// An application in the middle of the same file, by its SHA, goes on where it
+// stands: an upload cut short costs only what is missing.
+func TestUploadResumes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		data := image(5000)
+		f := &flasher{}
+		f.hook = func(off int) []byte {
+			if off == 0 { // the first chunk moved nothing: the data is there already
+				f.flash, f.want = append([]byte(nil), data[:2960]...), 2960
+				b, _ := cbor.Marshal(map[string]int{"off": 2960})
+				return b
+			}
+			return nil
+		}
+		sum := sha256.Sum256(data)
+		r, err := uploadTo(t, f, data, UploadOptions{MessageSize: 1020, SHA: sum[:]})
+		if err != nil || r.Requests != 4 {
+			t.Errorf("%+v, %v: want the first request and 3 more", r, err)
+		}
+	})
+}
+
+// A server that loses its place, at whatever chunk, ends the upload at once
+// and says where it had been.
+func TestUploadRestartedServer(t *testing.T) {
+	for _, at := range []int{960, 2880, 4800} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &flasher{hook: func(off int) []byte {
+				if off < at {
+					return nil
+				}
+				b, _ := cbor.Marshal(map[string]int{"off": 0})
+				return b
+			}}
+			sum := sha256.Sum256(nil)
+			r, err := uploadTo(t, f, image(5000), UploadOptions{MessageSize: 1020, SHA: sum[:]})
+			e, ok := errors.AsType[*RestartError](err)
+			if !ok || e.Wants != 0 || e.Had < at || e.Had >= at+992 || f.firsts != 1 {
+				t.Errorf("restart at %d: %v, %+v, %d first chunks", at, err, r, f.firsts)
+			}
 		})
 	}
 }

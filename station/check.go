@@ -32,10 +32,15 @@ Exit codes: 0 all well, 2 something to mend.`,
 			for _, w := range append(append([]configs.Problem(nil), f.station.Warnings...), f.recipe.Warnings...) {
 				fmt.Fprintln(out, "warning:", w)
 			}
-			fw := f.job.Firmware
 			fmt.Fprintf(out, "%s: station %s, %d sites, records in %s\n", f.station.File, f.station.Name, len(f.station.Sites), f.station.Records)
 			fmt.Fprintf(out, "%s: %s revision %s\n", f.recipe.File, f.recipe.Product, f.recipe.Revision)
-			fmt.Fprintf(out, "%s: version %s, %d bytes to send, hash %x\n", fw.Name, fw.Version, len(fw.Data), fw.Hash)
+			for _, fw := range f.job.Images {
+				which := ""
+				if fw.Number > 0 {
+					which = fmt.Sprintf("image %d, ", fw.Number)
+				}
+				fmt.Fprintf(out, "%s: %sversion %s, %d bytes to send, hash %x\n", fw.Name, which, fw.Version, len(fw.Data), fw.Hash)
+			}
 			fmt.Fprintln(out, "All well.")
 			return nil
 		},

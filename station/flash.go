@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,18 +19,21 @@ import (
 
 func newFlash() *cobra.Command {
 	var (
-		port, image, key string
-		baud, writeSize  int
-		wait             time.Duration
+		port, image, key, policy string
+		baud, writeSize          int
+		wait                     time.Duration
+		bootMode, downgrade, usb bool
 	)
 	cmd := &cobra.Command{
 		Use:   "flash --port P --image F",
 		Short: "Flash one board by hand, without configuration or record",
-		Long: `Flash sends one image to one board that is in serial recovery already, or is
-put there by hand within the time of --wait: hold its recovery button and
-press reset. It proves the image by the hash that the board reports and starts
-it. It keeps no record and so says VERIFIED, not PASS: that word belongs to
-attempts on file, which run makes.
+		Long: `Flash sends one image, or the images of one package, to one board. What answers
+within the time of --wait is taken: the bootloader of a board that is in serial
+recovery or is put there by hand (hold its recovery button and press reset), or
+an application with an SMP server. With --boot-mode such an application is asked
+to restart into recovery first. Flash proves the image by the hash that the
+board reports and starts it. It keeps no record and so says VERIFIED, not PASS:
+that word belongs to attempts on file, which run makes.
 
 Exit codes: 0 verified, 1 the board failed, 2 bad input, 3 port fault.`,
 		Args: cobra.NoArgs,
@@ -37,11 +41,22 @@ Exit codes: 0 verified, 1 the board failed, 2 bad input, 3 port fault.`,
 			if port == "" || image == "" {
 				return badInput(errors.New("give the port and the image, as --port /dev/ttyACM0 --image app.signed.bin"))
 			}
-			job, err := manualJob(image, key, writeSize)
+			r := configs.Recipe{
+				Entry: configs.PowerOn, SlotPolicy: configs.SlotPolicy(policy), AllowDowngrade: downgrade,
+				Timeouts: configs.DefaultTimeouts(), Retries: configs.Retries{Chunk: 5},
+				Check: configs.Check{Within: configs.Duration(2 * time.Second), Proof: configs.AutoProof},
+			}
+			if bootMode {
+				r.Entry = configs.BootMode
+			}
+			if known := configs.SlotPolicies(); !slices.Contains(known, r.SlotPolicy) {
+				return badInput(fmt.Errorf("there is no slot policy %q: use one of %q", policy, known))
+			}
+			r.Timeouts.Total += configs.Duration(wait)
+			job, err := manualJob(&r, image, key, writeSize)
 			if err != nil {
 				return badInput(err)
 			}
-			job.Timeouts.Total += configs.Duration(wait)
 			out := cmd.OutOrStdout()
 			screen := newScreen(out)
 			defer screen.Close()
@@ -49,8 +64,10 @@ Exit codes: 0 verified, 1 the board failed, 2 bad input, 3 port fault.`,
 			defer abort(nil)
 			stop := func() { abort(line.ErrAborted) }
 			defer onSignals(stop, stop)()
-			screen.Printf("%s: version %s, hash %x", job.Firmware.Name, job.Firmware.Version, job.Firmware.Hash)
-			res := job.Flash(actx, &manualSite{port: port, baud: baud, wait: wait}, func(p line.Progress) {
+			for _, fw := range job.Images {
+				screen.Printf("%s: version %s, hash %x", fw.Name, fw.Version, fw.Hash)
+			}
+			res := job.Flash(actx, &manualSite{port: port, baud: baud, wait: wait, usb: usb}, func(p line.Progress) {
 				kind := line.Step
 				if p.Total > 0 {
 					kind = line.Upload
@@ -60,6 +77,10 @@ Exit codes: 0 verified, 1 the board failed, 2 bad input, 3 port fault.`,
 			screen.Close()
 			switch res.Outcome {
 			case records.Pass:
+				if res.BytesSent == 0 {
+					fmt.Fprintln(out, "The board held the image already; nothing was sent.")
+				}
+				fmt.Fprintln(out, res.PolicyWhy, res.Proof)
 				fmt.Fprintf(out, "VERIFIED: the board reports hash %s (version %s), %.1f s.\n", res.DeviceHash, res.DeviceVersion, res.Duration.Seconds())
 				return nil
 			case records.Error:
@@ -70,16 +91,20 @@ Exit codes: 0 verified, 1 the board failed, 2 bad input, 3 port fault.`,
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&port, "port", "", "serial port of the board, a `path`")
-	fl.StringVar(&image, "image", "", "signed image, a `file`")
+	fl.StringVar(&image, "image", "", "signed image or package of images, a `file`")
 	fl.StringVar(&key, "key", "", "public key `file` to check the signature with before anything is sent")
+	fl.StringVar(&policy, "policy", string(configs.AutoPolicy), "slot `policy`, as in a recipe")
+	fl.BoolVar(&bootMode, "boot-mode", false, "ask a running application to restart into recovery")
+	fl.BoolVar(&downgrade, "allow-downgrade", false, "also send an image to a board that holds a higher version")
+	fl.BoolVar(&usb, "usb", false, "the port is the board's own and comes and goes with its firmware")
 	fl.IntVar(&baud, "baud", 115200, "speed of the port in bits per second")
 	fl.IntVar(&writeSize, "write-size", 32, "flash write size of the part in bytes; a multiple does no harm")
 	fl.DurationVar(&wait, "wait", 10*time.Second, "how long to wait for the board to answer")
 	return cmd
 }
 
-// manualJob is a job as a recipe with nothing but defaults would make it.
-func manualJob(image, key string, writeSize int) (*line.Job, error) {
+// manualJob puts the images into a recipe that is on no file.
+func manualJob(r *configs.Recipe, image, key string, writeSize int) (*line.Job, error) {
 	data, err := readLimited(image, maxImageFile)
 	if err != nil {
 		return nil, err
@@ -91,11 +116,8 @@ func manualJob(image, key string, writeSize int) (*line.Job, error) {
 			return nil, err
 		}
 	}
-	fw, err := line.LoadFirmware(&img)
-	if err != nil {
-		return nil, err
-	}
-	return &line.Job{Firmware: fw, WriteSize: writeSize, Within: 2 * time.Second, Timeouts: configs.DefaultTimeouts()}, nil
+	r.Images = []configs.Image{img}
+	return line.NewJob(r)
 }
 
 // manualSite is a board whose power and button are in somebody's hands.
@@ -103,18 +125,20 @@ type manualSite struct {
 	port   string
 	baud   int
 	wait   time.Duration
+	usb    bool
 	client *smp.Client
 }
 
 func (m *manualSite) Off(context.Context) error { return nil }
 
+func (m *manualSite) USB() bool { return m.usb }
+
 func (m *manualSite) Enter(ctx context.Context, _ fixtures.Entry, text func([]byte)) (*smp.Client, smp.Target, error) {
-	p, err := fixtures.OpenPort(m.port, m.baud)
-	if err != nil {
+	began := time.Now()
+	if err := m.open(ctx, text, m.wait); err != nil {
 		return nil, 0, err
 	}
-	m.client = smp.NewClient(p, smp.Options{Baud: m.baud, Text: text})
-	target, err := m.client.AwaitTarget(ctx, 100*time.Millisecond, m.wait)
+	target, err := m.client.AwaitTarget(ctx, 100*time.Millisecond, max(m.wait-time.Since(began), time.Second))
 	if _, silent := errors.AsType[*smp.TimeoutError](err); silent {
 		return nil, 0, &line.Failure{Outcome: records.Fail, Code: line.NoRecovery, Err: err,
 			Detail: fmt.Sprintf("Nothing answered on %s within %s.", m.port, m.wait),
@@ -123,14 +147,47 @@ func (m *manualSite) Enter(ctx context.Context, _ fixtures.Entry, text func([]by
 	return m.client, target, err
 }
 
-// Reconnect keeps the port that there is.
-func (m *manualSite) Reconnect(context.Context, func([]byte), time.Duration) (*smp.Client, error) {
-	return m.client, nil
+// open opens the port; one that comes and goes is waited for.
+func (m *manualSite) open(ctx context.Context, text func([]byte), within time.Duration) error {
+	deadline := time.Now().Add(within)
+	for {
+		p, err := fixtures.OpenPort(m.port, m.baud)
+		if err == nil {
+			m.client = smp.NewClient(p, smp.Options{Baud: m.baud, Text: text})
+			return nil
+		}
+		if !m.usb {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return &fixtures.NoPortError{Site: 1, Path: m.port, Waited: within, Err: err}
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Reconnect keeps the port that there is, or waits for it to come back.
+func (m *manualSite) Reconnect(ctx context.Context, text func([]byte), within time.Duration) (*smp.Client, error) {
+	if m.client != nil {
+		select {
+		case <-m.client.Gone():
+			m.client.Close() // it is gone: what closing says is no news
+			m.client = nil
+		default:
+			return m.client, nil
+		}
+	}
+	err := m.open(ctx, text, within)
+	return m.client, err
 }
 
 // Boot is for a board whose power is in somebody's hands.
 func (m *manualSite) Boot(context.Context, func([]byte)) (*smp.Client, error) {
-	return nil, line.ErrNoPower
+	return nil, fixtures.ErrNoPower
 }
 
 func (m *manualSite) Down() error {

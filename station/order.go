@@ -68,6 +68,9 @@ func load(config, recipe string) (*files, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := st.CheckRecipe(rc); err != nil {
+		return nil, err
+	}
 	return &files{st, rc, job}, nil
 }
 
@@ -124,7 +127,13 @@ func (o *order) run(ctx context.Context) error {
 		func() { stopped.Store(true); abort(line.ErrAborted) },
 	)()
 
-	screen.Printf("Order %s: %s revision %s, image %s, hash %x…", ord.ID, ord.Product, ord.RecipeRevision, f.job.Firmware.Version, f.job.Firmware.Hash[:8])
+	for i, fw := range f.job.Images {
+		which := "image"
+		if i > 0 {
+			which = fmt.Sprintf("image %d", fw.Number)
+		}
+		screen.Printf("Order %s: %s revision %s, %s %s, hash %x…", ord.ID, ord.Product, ord.RecipeRevision, which, fw.Version, fw.Hash[:8])
+	}
 	start := time.Now()
 	summary, fault := l.Run(actx, scan(actx, o.scans, o.attended))
 	took := time.Since(start)
@@ -245,9 +254,7 @@ func (o *order) settle(ctx context.Context, store *records.Store, screen *screen
 // put files recipe, image and order, and takes the quantity of an order that
 // is already known.
 func (o *order) put(ctx context.Context, store *records.Store, f *files) (records.Order, error) {
-	fw := f.job.Firmware
 	rc := records.Recipe{SHA256: f.recipe.SHA256, Product: f.recipe.Product, Revision: f.recipe.Revision, Text: f.recipe.Text}
-	img := records.Image{FileSHA256: fw.FileSHA256, Hash: fmt.Sprintf("%x", fw.Hash), Version: fw.Version.String(), Size: int64(len(fw.File)), Name: fw.Name}
 	ord := records.Order{ID: o.id, Product: rc.Product, RecipeRevision: rc.Revision, Quantity: o.quantity}
 	if known, err := store.Order(ctx, o.id); err == nil {
 		if o.quantity == 0 {
@@ -259,8 +266,16 @@ func (o *order) put(ctx context.Context, store *records.Store, f *files) (record
 	if err := store.PutRecipe(ctx, rc); err != nil {
 		return ord, err
 	}
-	if err := store.PutImage(ctx, img, fw.File); err != nil {
-		return ord, err
+	filed := map[string]bool{} // a package is one file with several images
+	for _, fw := range f.job.Images {
+		if filed[fw.FileSHA256] {
+			continue
+		}
+		filed[fw.FileSHA256] = true
+		img := records.Image{FileSHA256: fw.FileSHA256, Hash: fmt.Sprintf("%x", fw.Hash), Version: fw.Version.String(), Size: int64(len(fw.File)), Name: fw.Name}
+		if err := store.PutImage(ctx, img, fw.File); err != nil {
+			return ord, err
+		}
 	}
 	return ord, store.PutOrder(ctx, ord)
 }

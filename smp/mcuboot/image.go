@@ -161,6 +161,9 @@ func Parse(data []byte) (*Image, error) {
 	if err := m.checkHashTLVs(); err != nil {
 		return nil, err
 	}
+	if err := m.checkDependencies(); err != nil {
+		return nil, err
+	}
 	if err := m.parseTail(); err != nil {
 		return nil, err
 	}
@@ -183,7 +186,7 @@ func (m *Image) parseHeader() error {
 		ProtectedTLVSize: le.Uint16(data[10:]),
 		ImageSize:        le.Uint32(data[12:]),
 		Flags:            Flags(le.Uint32(data[16:])),
-		Version:          Version{data[20], data[21], le.Uint16(data[22:]), le.Uint32(data[24:])},
+		Version:          parseVersion(data[20:]),
 	}
 	m.Header = h
 	if h.Magic != Magic && h.Magic != MagicV1 {

@@ -166,6 +166,51 @@ func TestImageAccessors(t *testing.T) {
 	}
 }
 
+func TestDependencies(t *testing.T) {
+	for file, want := range map[string][]mcuboot.Dependency{
+		"more/everything-p256": {
+			{Image: 1, Min: mcuboot.Version{Major: 1, Minor: 2, Revision: 3, Build: 4}},
+			{Image: 2, Min: mcuboot.Version{Minor: 1}},
+		},
+		"images/app-3.0.0.protected-tlvs": {{Image: 1, Min: mcuboot.Version{Major: 1, Minor: 2, Revision: 3}}},
+		"images/app-1.0.0.ecdsa-p256":     nil,
+	} {
+		if d := cmp.Diff(want, parse(t, read(t, file+".bin")).Dependencies()); d != "" {
+			t.Errorf("%s (-want +got):\n%s", file, d)
+		}
+	}
+
+	dependency := func(data ...byte) mcuboot.TLV { return mcuboot.TLV{Type: mcuboot.TLVDependency, Data: data} }
+	build := func(t *testing.T, tlvs ...mcuboot.TLV) []byte {
+		data, err := mcuboot.Build(mcuboot.BuildOptions{Body: []byte("firmware"), HeaderSize: 32, Protected: tlvs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	good := dependency(255, 7, 7, 7, 255, 254, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
+	want := []mcuboot.Dependency{{Image: 255, Min: mcuboot.Version{Major: 255, Minor: 254, Revision: 65535, Build: 1<<32 - 1}}}
+	if d := cmp.Diff(want, parse(t, build(t, good)).Dependencies()); d != "" {
+		t.Errorf("the largest numbers (-want +got):\n%s", d)
+	}
+	// One that lies in the unprotected area is told, too.
+	image := build(t, good)
+	m := parse(t, image)
+	moved := append(bytes.Clone(image[:m.TLVs.Offset]), 0x07, 0x69, byte(m.TLVs.Size+16), 0, 0x40, 0, 12, 0)
+	moved = append(append(moved, good.Data...), image[m.TLVs.Offset+4:]...)
+	if got := parse(t, moved).Dependencies(); len(got) != 2 || got[1] != got[0] {
+		t.Errorf("with one in each area: %+v", got)
+	}
+
+	for _, n := range []int{0, 4, 11, 13} {
+		_, err := mcuboot.Parse(build(t, good, dependency(make([]byte, n)...)))
+		var fe *mcuboot.FormatError
+		if !errors.As(err, &fe) || fe.Found != fmt.Sprint(n) || fe.Want != "12" || fe.Offset != 32+8+4+16+2 {
+			t.Errorf("a dependency of %d bytes: %v", n, err)
+		}
+	}
+}
+
 func TestSignatureByAnotherKey(t *testing.T) {
 	tests := []struct {
 		name, image, key, want string

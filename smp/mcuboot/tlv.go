@@ -134,6 +134,50 @@ type TLV struct {
 	Data   []byte // part of the file: not to be modified
 }
 
+// Dependency says that an image is made for another image of the same board,
+// such as a network core's, of at least a version (struct image_dependency in
+// bootutil's image.h; imgtool's --dependencies).
+type Dependency struct {
+	Image int     // the number of the other image, from 0
+	Min   Version // the least version of it
+}
+
+// dependencySize is the size of struct image_dependency: the image's number,
+// three bytes that mean nothing, a version.
+const dependencySize = 12
+
+// Dependencies returns what the image depends on, in the order of the file;
+// nil if it depends on nothing. MCUboot built for several images looks at those
+// in the protected area only, which is where imgtool puts them; while one of
+// them is not met it updates none of the images (boot_verify_dependencies).
+func (m *Image) Dependencies() []Dependency {
+	var deps []Dependency
+	for _, a := range []TLVArea{m.Protected, m.TLVs} {
+		for _, t := range a.TLVs {
+			if t.Type == TLVDependency {
+				deps = append(deps, Dependency{Image: int(t.Data[0]), Min: parseVersion(t.Data[4:])})
+			}
+		}
+	}
+	return deps
+}
+
+// checkDependencies makes sure that every dependency can be read
+// (boot_verify_slot_dependencies refuses another length).
+func (m *Image) checkDependencies() error {
+	for _, a := range []TLVArea{m.Protected, m.TLVs} {
+		for _, t := range a.TLVs {
+			if t.Type == TLVDependency && len(t.Data) != dependencySize {
+				return &FormatError{
+					Field: "length of TLV " + t.Type.String(), Offset: int64(t.Offset + 2),
+					Found: fmt.Sprint(len(t.Data)), Want: fmt.Sprint(dependencySize),
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // TLVArea is one of an image's two lists of TLVs.
 type TLVArea struct {
 	Magic  uint16 // MagicTLV or MagicProtectedTLV; 0 if the image has no such area

@@ -200,6 +200,23 @@ func (l TrailerLayout) Offsets(slotSize int) TrailerOffsets {
 	return o
 }
 
+// Room returns how many bytes of a slot an image may take so that nothing that
+// happens to the trailer touches it. That is more than the trailer's own bytes:
+// a bootloader built with CONFIG_BOOT_ERASE_PROGRESSIVELY erases the whole
+// sector in which the trailer begins after an upload, whatever lies there
+// (MCUboot issue 1862). With sectorSize 0, for flash whose sectors are not
+// known, Room stays clear of the trailer without its status area only, which
+// every bootloader writes. Room is 0 for a slot with no room.
+//
+// Builds that swap by move or by offset want one sector more for themselves.
+func (l TrailerLayout) Room(slotSize, sectorSize int) int {
+	if sectorSize <= 0 {
+		l.NoStatus = true
+		return max(slotSize-l.Size(), 0)
+	}
+	return max((slotSize-l.Size())/sectorSize*sectorSize, 0)
+}
+
 // Pad returns a whole slot: the image, erased bytes (0xFF) and a trailer, as
 // imgtool's --pad makes it. With confirm, image_ok is set: MCUboot then keeps
 // the image for good instead of trying it once. It fails if the image does not

@@ -86,6 +86,32 @@ func TestTrailerOffsets(t *testing.T) {
 	}
 }
 
+// TestRoom compares with sectors counted by hand.
+func TestRoom(t *testing.T) {
+	swap := mcuboot.TrailerLayout{WriteSize: 4} // a trailer of 1584 bytes
+	for _, tt := range []struct {
+		name         string
+		layout       mcuboot.TrailerLayout
+		slot, sector int
+		want         int
+	}{
+		{"nRF52, one sector holds the trailer", swap, 0x76000, 4096, 0x75000},
+		{"two do", mcuboot.TrailerLayout{WriteSize: 4, MaxSectors: 512}, 0x76000, 4096, 0x74000},
+		{"the trailer begins with a sector", mcuboot.TrailerLayout{WriteSize: 4, MaxSectors: 4}, 960, 96, 864},
+		{"and a byte before it", mcuboot.TrailerLayout{WriteSize: 1, MaxSectors: 17}, 960, 96, 768}, // 99 bytes
+		{"STM32F4, a whole sector is lost", mcuboot.TrailerLayout{WriteSize: 1, MaxSectors: 3}, 3 << 17, 1 << 17, 2 << 17},
+		{"single slot", mcuboot.TrailerLayout{WriteSize: 4, NoStatus: true}, 0x76000, 4096, 0x75000},
+		{"sectors not known", swap, 0x76000, 0, 0x76000 - 48},
+		{"nor those of another alignment", mcuboot.TrailerLayout{MaxAlign: 32, WriteSize: 32}, 0xc0000, 0, 0xc0000 - 160},
+		{"no room", swap, 1000, 4096, 0},
+		{"no room at all", swap, 40, 0, 0},
+	} {
+		if got := tt.layout.Room(tt.slot, tt.sector); got != tt.want {
+			t.Errorf("%s: %#x, want %#x", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestMagicTrailer(t *testing.T) {
 	for align, want := range map[int]string{
 		1:  "77c295f360d2ef7f3552500f2cb67980",

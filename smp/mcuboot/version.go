@@ -2,6 +2,7 @@ package mcuboot
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"strconv"
 	"strings"
@@ -14,6 +15,11 @@ type Version struct {
 	Minor    uint8
 	Revision uint16
 	Build    uint32
+}
+
+// parseVersion reads the 8 bytes of a struct image_version.
+func parseVersion(b []byte) Version {
+	return Version{b[0], b[1], binary.LittleEndian.Uint16(b[2:]), binary.LittleEndian.Uint32(b[4:])}
 }
 
 // ParseVersion reads the three forms in which a version appears: "1.2.3"

@@ -1,34 +1,39 @@
 package line
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"regexp"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"flashline/configs"
 	"flashline/fixtures"
 	"flashline/records"
 	"flashline/smp"
-	"flashline/smp/mcuboot"
 )
 
-// The steps of an attempt, in order, as they stand in the records.
+// The steps of an attempt, as they stand in the records. Which of them an
+// attempt has follows from the slot policy.
 const (
 	StepPowerOff  = "power off"
 	StepRecovery  = "enter recovery"
+	StepStart     = "start" // in its place, where whatever answers is taken
+	StepDiagnose  = "diagnose"
 	StepIdentify  = "identify"
 	StepUpload    = "upload"
 	StepVerify    = "verify"
-	StepConfirm   = "confirm" // only where the image goes to the secondary slot
+	StepLetSwap   = "let swap" // only where a foreign image is in the way
+	StepMark      = "mark"     // only where the image does not go to slot 0 of a bootloader
 	StepRelease   = "release"
 	StepBoot      = "boot"
 	StepCheck     = "check"
-	StepProve     = "prove" // likewise
+	StepConfirm   = "confirm" // only after a trial start
+	StepProve     = "prove"
+	StepExamine   = "examine" // only after a failure to start
 	StepPowerDown = "power down"
 )
 
@@ -38,35 +43,43 @@ type Site interface {
 	Off(ctx context.Context) error
 	// Enter brings the board to where it answers, and gives text what it prints.
 	Enter(ctx context.Context, how fixtures.Entry, text func(line []byte)) (*smp.Client, smp.Target, error)
-	// Reconnect returns a client on the port of a board that restarts.
-	Reconnect(ctx context.Context, text func(line []byte), within time.Duration) (*smp.Client, error)
 	// Boot starts the board by a power cycle, without recovery.
 	Boot(ctx context.Context, text func(line []byte)) (*smp.Client, error)
+	// Reconnect returns a client on the port of a board that restarts.
+	Reconnect(ctx context.Context, text func(line []byte), within time.Duration) (*smp.Client, error)
+	// USB tells whether the port is the board's own and goes when it restarts.
+	USB() bool
 	// Down ends the work: port closed, lines released, power off.
 	Down() error
 }
 
+// Diagnoser is a Site that can find out why a board does not answer.
+type Diagnoser interface {
+	Diagnose(ctx context.Context, how fixtures.Entry) (*fixtures.Silence, error)
+}
+
 // Job is what is done to a unit.
 type Job struct {
-	Firmware    *Firmware
-	Policy      configs.SlotPolicy
-	Rewrite     bool           // send it also to a board that already holds it
-	WriteSize   int            // flash write size of the part, bytes
-	MessageSize int            // largest message, 0 to find out
-	BootText    *regexp.Regexp // what the application must print, nil for nothing
-	Within      time.Duration  // after the boot, to print it
-	Resends     int            // of one chunk
-	Timeouts    configs.Timeouts
+	Images         []*Firmware // at least one, by number
+	Entry          configs.Entry
+	Policy         configs.SlotPolicy
+	AllowDowngrade bool
+	Board          string         // what an application must say it runs on, "" to ask nothing
+	BootText       *regexp.Regexp // what the application must print, nil for nothing
+	TellsVersion   bool           // the boot text contains the version of the image
+	Within         time.Duration  // after the boot, to print it
+	Proof          configs.Proof
+	Resends        int // of one chunk
+	Timeouts       configs.Timeouts
 }
 
 // NewJob makes the job of a recipe.
 func NewJob(r *configs.Recipe) (*Job, error) {
-	img := &r.Images[0]
-	fw, err := LoadFirmware(img)
+	images, err := loadAll(r)
 	if err != nil {
 		return nil, err
 	}
-	pattern, err := r.Check.Pattern(fw.Version.String())
+	pattern, err := r.Check.Pattern(images[0].Version.String())
 	if err != nil {
 		return nil, fmt.Errorf("recipe %s: boot text: %w", r.File, err)
 	}
@@ -75,8 +88,9 @@ func NewJob(r *configs.Recipe) (*Job, error) {
 		resends = -1 // the engine's 0 means its default
 	}
 	return &Job{
-		Firmware: fw, Policy: r.SlotPolicy, Rewrite: img.Rewrite, WriteSize: img.WriteSize, MessageSize: img.MessageSize, BootText: pattern,
-		Within: time.Duration(r.Check.Within), Resends: resends, Timeouts: r.Timeouts,
+		Images: images, Entry: r.Entry, Policy: r.SlotPolicy, AllowDowngrade: r.AllowDowngrade, Board: r.Board,
+		BootText: pattern, TellsVersion: strings.Contains(r.Check.BootText, "{version}"), Within: time.Duration(r.Check.Within),
+		Proof: r.Check.Proof, Resends: resends, Timeouts: r.Timeouts,
 	}, nil
 }
 
@@ -88,6 +102,34 @@ type Progress struct {
 	Sent, Total int // bytes, during the upload
 }
 
+// load is one image of an attempt.
+type load struct {
+	fw     *Firmware
+	slot   int  // where it goes
+	number int  // the image number that addresses it there
+	kept   bool // the board holds it already, so it is not sent
+	there  bool // it lies in its slot from an earlier try, so it is not sent either
+	// What the board reported: before, and at last.
+	prev, hash, version string
+}
+
+// is reports whether an entry of a list is this image.
+func (l *load) is(s smp.ImageSlot) bool {
+	return len(s.Hash) > 0 && string(s.Hash) == string(l.fw.Hash)
+}
+
+func (l *load) report(s smp.ImageSlot) {
+	l.hash, l.version = hex.EncodeToString(s.Hash), s.Version
+}
+
+// called names the image where there are several.
+func (a *attempt) called(l *load) string {
+	if len(a.loads) == 1 {
+		return "the image"
+	}
+	return fmt.Sprintf("image %d (%s)", l.fw.Number, l.fw.Name)
+}
+
 // attempt is one flash of one unit; it becomes a records.Result.
 type attempt struct {
 	job    *Job
@@ -95,13 +137,23 @@ type attempt struct {
 	watch  func(Progress)
 	start  time.Time
 	result records.Result
-	client *smp.Client
+	client *smp.Client // nil while a USB board has no port
 	prints *transcript
 	reset  int // the line of the transcript where the restart begins
 
-	slot   int  // where the image goes
-	number int  // the image number that addresses it
-	kept   bool // the board holds the image already
+	facts    Facts
+	plan     Decision
+	loads    []*load
+	pending  bool     // a foreign image is marked to replace what was written
+	swapped  bool     // and was let swap
+	unproven *Failure // why the bootloader's list proves nothing
+	answers  bool     // the application has answered since the restart
+	proof    []string
+}
+
+type step struct {
+	name string
+	do   func(context.Context, *records.Step) error
 }
 
 // Flash flashes one board and reports how that went; the board is without
@@ -118,6 +170,9 @@ func (j *Job) Flash(ctx context.Context, site Site, watch func(Progress)) record
 	if a.watch == nil {
 		a.watch = func(Progress) {}
 	}
+	for _, fw := range j.Images {
+		a.loads = append(a.loads, &load{fw: fw})
+	}
 	// Whatever becomes of this function, a panic of a watcher included.
 	down := false
 	defer func() {
@@ -125,33 +180,9 @@ func (j *Job) Flash(ctx context.Context, site Site, watch func(Progress)) record
 			site.Down() // its error has been recorded, or a panic passes by
 		}
 	}()
-	var failure *Failure
-	for _, s := range []struct {
-		name      string
-		do        func(context.Context, *records.Step) error
-		secondary bool // only for an image in the secondary slot
-	}{
-		{StepPowerOff, a.powerOff, false},
-		{StepRecovery, a.enterRecovery, false},
-		{StepIdentify, a.identify, false},
-		{StepUpload, a.upload, false},
-		{StepVerify, a.verify, false},
-		{StepConfirm, a.confirm, true},
-		{StepRelease, a.release, false},
-		{StepBoot, a.boot, false},
-		{StepCheck, a.check, false},
-		{StepProve, a.prove, true},
-	} {
-		if s.secondary && a.slot == 0 {
-			continue
-		}
-		if failure = a.step(ctx, s.name, s.do); failure != nil {
-			a.result.FailedStep = s.name
-			break
-		}
-	}
+	failure := a.run(ctx)
 	// With a context of its own: power off also happens after Ctrl-C.
-	if f := a.step(context.WithoutCancel(ctx), StepPowerDown, a.powerDown); f != nil {
+	if f := a.step(context.WithoutCancel(ctx), step{StepPowerDown, a.powerDown}); f != nil {
 		// Worse than whatever went before: the board may still have power.
 		if failure != nil {
 			f.Detail += " Before that: " + failure.Detail
@@ -161,25 +192,114 @@ func (j *Job) Flash(ctx context.Context, site Site, watch func(Progress)) record
 	} else {
 		down = true
 	}
-	a.result.Duration = time.Since(a.start)
-	a.result.Outcome = records.Pass
-	if failure != nil {
-		a.result.Outcome = failure.Outcome
-		a.result.FailureCode = string(failure.Code)
-		a.result.Detail = failure.Detail
-		a.result.NextStep = failure.Next
+	return a.end(failure)
+}
+
+// run is the attempt up to its last step.
+func (a *attempt) run(ctx context.Context) *Failure {
+	enter := step{StepRecovery, a.enter}
+	if a.job.Entry == configs.PowerOn {
+		enter.name = StepStart
 	}
-	return a.result
+	if f := a.steps(ctx, step{StepPowerOff, a.powerOff}, enter); f != nil {
+		return a.diagnose(ctx, f)
+	}
+	if f := a.steps(ctx, step{StepIdentify, a.identify}); f != nil {
+		return f
+	}
+	write := []step{{StepUpload, a.upload}, {StepVerify, a.verify}}
+	restart := []step{{StepRelease, a.release}, {StepBoot, a.boot}, {StepCheck, a.check}}
+	if f := a.steps(ctx, write...); f != nil {
+		return f
+	}
+	if a.pending {
+		if f := a.steps(ctx, append([]step{{StepLetSwap, a.letSwap}}, write...)...); f != nil {
+			return f
+		}
+	}
+	var rest []step
+	switch a.plan.Policy {
+	case configs.SecondaryConfirm:
+		rest = append([]step{{StepMark, a.mark}}, restart...)
+	case configs.SecondaryTestConfirm:
+		rest = append([]step{{StepMark, a.mark}}, append(restart, step{StepConfirm, a.confirm})...)
+	case configs.ApplicationPolicy:
+		rest = []step{{StepMark, a.mark}, {StepRelease, a.release}, {StepBoot, a.bootApplication}, {StepCheck, a.check}, {StepConfirm, a.confirm}}
+	default:
+		rest = restart
+	}
+	if a.settled() {
+		// Nothing was written: the restart is that of a board that is done.
+		rest = restart
+		if a.facts.Target == smp.TargetApplication {
+			rest = []step{{StepCheck, a.check}} // it has started already
+		}
+	}
+	if f := a.steps(ctx, append(rest, step{StepProve, a.prove})...); f != nil {
+		return a.examine(ctx, f)
+	}
+	return nil
+}
+
+// settled reports whether every image is where it is to stay.
+func (a *attempt) settled() bool {
+	for _, l := range a.loads {
+		if !l.kept && (l.slot != 0 || a.facts.Target == smp.TargetApplication) {
+			return false
+		}
+	}
+	return true
+}
+
+// end makes the result.
+func (a *attempt) end(failure *Failure) records.Result {
+	r := &a.result
+	for i, l := range a.loads {
+		if i == 0 {
+			r.DeviceHash, r.DeviceVersion, r.PrevHash = l.hash, l.version, l.prev
+		} else {
+			r.Further = append(r.Further, records.FurtherResult{Number: l.fw.Number, DeviceHash: l.hash, DeviceVersion: l.version, PrevHash: l.prev})
+		}
+		if failure == nil && l.hash != hex.EncodeToString(l.fw.Hash) {
+			// Cannot be; and if it is, it must not pass.
+			failure = &Failure{Outcome: records.Error, Code: StationFault, Next: callTech,
+				Detail: fmt.Sprintf("A fault of the station program: nothing went wrong, and yet the board has not reported %s.", a.called(l))}
+			r.FailedStep = StepProve
+		}
+	}
+	r.Policy, r.PolicyRow, r.PolicyWhy = string(a.plan.Policy), a.plan.Row, a.plan.Why
+	r.Duration = time.Since(a.start)
+	r.Outcome = records.Pass
+	if failure == nil {
+		r.Proof = strings.Join(a.proof, " ")
+		return *r
+	}
+	r.Outcome = failure.Outcome
+	r.FailureCode = string(failure.Code)
+	r.Detail = failure.Detail
+	r.NextStep = failure.Next
+	return *r
+}
+
+// steps runs steps in order until one fails.
+func (a *attempt) steps(ctx context.Context, steps ...step) *Failure {
+	for _, s := range steps {
+		if f := a.step(ctx, s); f != nil {
+			a.result.FailedStep = s.name
+			return f
+		}
+	}
+	return nil
 }
 
 // step runs one step and records it. A panic in it is the station's fault and
 // ends this attempt only: the neighbours go on.
-func (a *attempt) step(ctx context.Context, name string, do func(context.Context, *records.Step) error) (failure *Failure) {
-	s := records.Step{Name: name, Start: time.Since(a.start), Outcome: records.Pass}
+func (a *attempt) step(ctx context.Context, do step) (failure *Failure) {
+	s := records.Step{Name: do.name, Start: time.Since(a.start), Outcome: records.Pass}
 	defer func() {
 		if p := recover(); p != nil {
 			failure = &Failure{Outcome: records.Error, Code: StationFault, Next: callTech,
-				Detail: fmt.Sprintf("A fault of the station program at step %q: %v.", name, p),
+				Detail: fmt.Sprintf("A fault of the station program at step %q: %v.", do.name, p),
 				Err:    fmt.Errorf("panic: %v\n%s", p, debug.Stack())}
 		}
 		s.Duration = time.Since(a.start) - s.Start
@@ -190,30 +310,53 @@ func (a *attempt) step(ctx context.Context, name string, do func(context.Context
 			}
 		}
 		a.result.Steps = append(a.result.Steps, s)
-		a.watch(Progress{Step: name, Done: true, Outcome: s.Outcome})
+		a.watch(Progress{Step: do.name, Done: true, Outcome: s.Outcome})
 	}()
-	a.watch(Progress{Step: name})
+	a.watch(Progress{Step: do.name})
 	if err := ctx.Err(); err != nil {
-		return explain(ctx, name, err)
+		return explain(ctx, do.name, err)
 	}
-	if err := do(ctx, &s); err != nil {
-		return explain(ctx, name, a.listen(ctx, err))
+	if err := do.do(ctx, &s); err != nil {
+		return explain(ctx, do.name, a.listen(ctx, err))
 	}
+	return nil
+}
+
+// skip records that a step was not needed, and why.
+func skip(s *records.Step, why string) error {
+	s.Outcome, s.Detail = records.Skipped, why
 	return nil
 }
 
 // listen looks into a silence in recovery. A board that is dead or without
 // power stays silent; one that answers a short probe is alive, and it is the
-// line that loses what is longer.
+// line that loses what is longer, or the board that does not take it.
 func (a *attempt) listen(ctx context.Context, err error) error {
 	if _, explained := errors.AsType[*Failure](err); explained || a.client == nil || ctx.Err() != nil {
 		return err
 	}
-	if _, silent := errors.AsType[*smp.TimeoutError](err); !silent {
+	if lost, ok := errors.AsType[*smp.PortError](err); ok && a.site.USB() {
+		// The board's own port is the board's own fault, not the station's.
+		return &Failure{Outcome: records.Fail, Code: USBLost, Err: err,
+			Detail: fmt.Sprintf("The board's USB port went away in the middle: %v.", lost.Err),
+			Next:   "Reseat the board and check its USB cable and supply contacts; if it fails again, put it aside as bad."}
+	}
+	_, silent := errors.AsType[*smp.TimeoutError](err)
+	lost, nothing := errors.AsType[*smp.LostError](err)
+	if !silent && !nothing {
 		return err
 	}
 	target, probeErr := a.client.AwaitTarget(ctx, probeTime, 10*probeTime)
-	if probeErr != nil || target != smp.TargetBootloader {
+	if probeErr != nil || target != a.facts.Target {
+		return err
+	}
+	if nothing {
+		// The recipe may ask for more than the board takes.
+		if most, findErr := a.client.FindMessageSize(ctx); findErr == nil && most < lost.Size {
+			return &Failure{Outcome: records.Fail, Code: MessageTooLong, Err: err,
+				Detail: fmt.Sprintf("The board takes messages of up to %d bytes and drops those of %d that the recipe asks for.", most, lost.Size),
+				Next:   fmt.Sprintf("Set message_size = 0 in the recipe, or at most %d; the bootloader's limits are CONFIG_BOOT_SERIAL_MAX_RECEIVE_SIZE and CONFIG_BOOT_MAX_LINE_INPUT_LEN. Call a technician.", most)}
+		}
 		return err
 	}
 	s := a.client.Stats()
@@ -225,252 +368,154 @@ func (a *attempt) listen(ctx context.Context, err error) error {
 
 func (a *attempt) powerOff(ctx context.Context, _ *records.Step) error { return a.site.Off(ctx) }
 
-func (a *attempt) enterRecovery(ctx context.Context, s *records.Step) error {
-	client, target, err := a.site.Enter(ctx, fixtures.Entry{}, a.prints.add)
+func (a *attempt) powerDown(context.Context, *records.Step) error { return a.site.Down() }
+
+// entry is the way in of the recipe.
+func (a *attempt) entry() fixtures.Entry {
+	e := fixtures.Entry{Method: a.job.Entry}
+	if e.Method == configs.PowerOn || e.Method == configs.BootMode {
+		e.Within = time.Duration(a.job.Timeouts.Boot) // an application starts first
+	}
+	return e
+}
+
+func (a *attempt) enter(ctx context.Context, s *records.Step) error {
+	client, target, err := a.site.Enter(ctx, a.entry(), a.prints.add)
 	if err != nil {
 		return err
 	}
-	a.client = client
-	client.SetTimeout(time.Duration(a.job.Timeouts.Command))
-	if target != smp.TargetBootloader {
-		if target == smp.TargetApplication {
-			a.result.Target = records.Application
-		}
-		return &Failure{Outcome: records.Fail, Code: NotRecovery,
-			Detail: "The board's application answered instead of its bootloader: it did not enter recovery.",
-			Next:   "Check the recovery pin of this site; the bootloader may be built without serial recovery. Call a technician."}
-	}
-	a.result.Target = records.Bootloader
-	return nil
-}
-
-// identify learns what the board takes and holds. What it holds is worth
-// knowing, not worth failing for: releases of MCUboot differ in what they
-// list, and some list nothing.
-func (a *attempt) identify(ctx context.Context, s *records.Step) error {
-	a.result.MessageSize = a.job.MessageSize
-	if a.result.MessageSize == 0 {
-		size, err := a.client.FindMessageSize(ctx)
-		if err != nil {
+	a.adopt(client)
+	a.facts = Facts{Target: target, Mode: smp.ModeUnknown}
+	if target == smp.TargetApplication && a.job.Entry == configs.BootMode {
+		if err := a.checkBoard(ctx, s); err != nil {
 			return err
 		}
-		a.result.MessageSize = size
-	}
-	list, err := a.client.Images(ctx, time.Duration(a.job.Timeouts.List))
-	if err != nil {
-		if _, broken := errors.AsType[*smp.PortError](err); broken || ctx.Err() != nil {
+		if target, err = a.bootMode(ctx); err != nil {
 			return err
 		}
-		s.Detail = fmt.Sprintf("no image list: %v", err)
+		a.facts.Target = target
+	}
+	switch target {
+	case smp.TargetBootloader:
+		a.result.Target = records.Bootloader
 		return nil
-	}
-	if f := staleSwap(list); f != nil {
-		if list, err = a.letSwap(ctx, f); err != nil {
-			return err
+	case smp.TargetApplication:
+		a.result.Target = records.Application
+		if a.job.Entry == configs.PowerOn {
+			return nil // which Decide knows what to do with
 		}
-		s.Retries++
-	}
-	slot, ok := list.Find(0, 0)
-	if ok {
-		a.result.PrevHash = hex.EncodeToString(slot.Hash)
-		s.Detail = "holds " + slot.Version
-	} else {
-		s.Detail = "holds no valid image"
-	}
-	a.kept = !a.job.Rewrite && ok && bytes.Equal(slot.Hash, a.job.Firmware.Hash) && (!list.HasFlags || slot.Active && slot.Confirmed)
-	if a.job.Policy == configs.SecondaryConfirm && !a.kept {
-		return a.chooseSecondary(ctx, s, ok)
-	}
-	return nil
-}
-
-func (a *attempt) upload(ctx context.Context, s *records.Step) error {
-	fw := a.job.Firmware
-	if a.kept {
-		s.Outcome, s.Detail = records.Skipped, "the board holds the image already"
-		return nil
-	}
-	r, err := a.client.Upload(ctx, fw.Data, smp.UploadOptions{
-		Image:        a.number,
-		WriteSize:    a.job.WriteSize,
-		MessageSize:  a.result.MessageSize,
-		Encrypted:    fw.Encrypted,
-		FirstTimeout: time.Duration(a.job.Timeouts.FirstChunk),
-		ChunkTimeout: time.Duration(a.job.Timeouts.Chunk),
-		LastTimeout:  time.Duration(a.job.Timeouts.LastChunk),
-		Resends:      a.job.Resends,
-		Progress: func(p smp.UploadProgress) {
-			a.watch(Progress{Step: StepUpload, Sent: p.Sent, Total: p.Total})
-		},
-	})
-	s.Bytes, s.Retries = int64(r.Sent), r.Resends
-	a.result.BytesSent, a.result.Retries, a.result.ChunkSize = int64(r.Bytes), r.Resends, r.ChunkSize
-	return err
-}
-
-// verify asks the board what it holds now. A bootloader checks hash and
-// signature before it lists an image, so an image that is listed with the
-// right hash is complete, undamaged and signed with the key it trusts.
-func (a *attempt) verify(ctx context.Context, s *records.Step) error {
-	list, err := a.list(ctx, s)
-	if err != nil {
-		return err
-	}
-	slot, ok := list.Find(0, a.slot)
-	if !ok {
-		return &Failure{Outcome: records.Fail, Code: ImageNotListed,
-			Detail: "The board took the image but does not accept it: its bootloader trusts another key, or the image was damaged.",
-			Next:   "Check that this order and this board belong together: development and release boards trust different keys. Call a technician."}
-	}
-	a.result.DeviceVersion, a.result.DeviceHash = slot.Version, hex.EncodeToString(slot.Hash)
-	want := a.job.Firmware
-	switch {
-	case len(slot.Hash) == 0:
-		return &Failure{Outcome: records.Fail, Code: HashNotReported,
-			Detail: fmt.Sprintf("The board lists version %s without a hash, so it cannot be proven to be the right image.", slot.Version),
-			Next:   "The bootloader needs CONFIG_BOOT_SERIAL_IMG_GRP_HASH=y; call a technician."}
-	case !bytes.Equal(slot.Hash, want.Hash):
-		return &Failure{Outcome: records.Fail, Code: HashDiffers,
-			Detail: fmt.Sprintf("The board reports hash %x (version %s) instead of %x (version %s).", head(slot.Hash), slot.Version, head(want.Hash), want.Version),
-			Next:   reseat}
-	}
-	if f := staleSwap(list); f != nil {
+		_, f := Decide(configs.PrimarySlot, a.facts)
 		return f
 	}
-	if a.slot == 0 && list.HasFlags && !(slot.Active && slot.Confirmed) {
-		return &Failure{Outcome: records.Fail, Code: NotConfirmed,
-			Detail: "The board holds the right image but does not report it as active and confirmed: it may go back to another one.",
-			Next:   "Flash the board again; if this comes back, call a technician."}
+	return &Failure{Outcome: records.Fail, Code: NotRecovery,
+		Detail: "Something answered that is neither MCUboot's recovery nor Zephyr's SMP server.", Next: callTech}
+}
+
+// adopt makes a client the attempt's own.
+func (a *attempt) adopt(c *smp.Client) {
+	a.client = c
+	if c != nil {
+		c.SetTimeout(time.Duration(a.job.Timeouts.Command))
 	}
-	if v, err := mcuboot.ParseVersion(slot.Version); err == nil && v.Compare(want.Version) != 0 {
-		return &Failure{Outcome: records.Fail, Code: HashDiffers,
-			Detail: fmt.Sprintf("The board reports version %s instead of %s.", slot.Version, want.Version), Next: reseat}
+}
+
+// bootMode asks an application to restart into recovery and waits until it is
+// there. A swap that is pending runs first: MCUboot looks at the boot mode only
+// after it.
+func (a *attempt) bootMode(ctx context.Context) (smp.Target, error) {
+	a.client.SetVersion(smp.V2)
+	if err := a.restart(ctx, smp.BootBootloader); err != nil {
+		return 0, err
 	}
-	return nil
+	// How long an application may go on answering before it resets, and a
+	// bootloader may swap.
+	ignored := time.Now().Add(time.Duration(a.job.Timeouts.Boot))
+	deadline := ignored.Add(time.Duration(a.job.Timeouts.Swap))
+	for {
+		target, err := a.probeUntil(ctx, deadline)
+		if err != nil {
+			return 0, err
+		}
+		switch {
+		case target == smp.TargetBootloader:
+			return target, nil
+		case time.Now().After(ignored):
+			return 0, &Failure{Outcome: records.Fail, Code: NotRecovery,
+				Detail: "The application was asked to restart into recovery and came back as the application.",
+				Next:   "Build the application with CONFIG_MCUMGR_GRP_OS_RESET_BOOT_MODE=y (Zephyr 4.2 or newer) and MCUboot with CONFIG_BOOT_SERIAL_BOOT_MODE=y and a retention area, or choose another entry; call a technician."}
+		}
+		if err := pause(ctx, probeTime); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// probeUntil asks what is there until something answers, and follows a USB
+// port. Silence to the end is a *smp.TimeoutError.
+func (a *attempt) probeUntil(ctx context.Context, deadline time.Time) (smp.Target, error) {
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return 0, &smp.TimeoutError{Request: "probe"}
+		}
+		if ok, err := a.follow(ctx, left); err != nil || !ok {
+			if err == nil {
+				err = &smp.TimeoutError{Request: "probe", After: left}
+			}
+			return 0, err
+		}
+		a.client.SetVersion(smp.V1) // which everything understands, and some nothing else
+		target, err := a.client.AwaitTarget(ctx, probeTime, min(left, 10*probeTime))
+		_, silent := errors.AsType[*smp.TimeoutError](err)
+		_, lost := errors.AsType[*smp.PortError](err)
+		if err != nil && ctx.Err() == nil && (silent || lost && a.site.USB()) {
+			continue
+		}
+		return target, err
+	}
+}
+
+// follow makes sure that there is a client on the board's port: one that went
+// with a restart comes back by itself. It reports false for a USB port that
+// does not.
+func (a *attempt) follow(ctx context.Context, within time.Duration) (bool, error) {
+	if a.client != nil {
+		select {
+		case <-a.client.Gone():
+		default:
+			return true, nil
+		}
+	}
+	if !a.site.USB() {
+		return true, nil // the next request tells what is wrong
+	}
+	client, err := a.site.Reconnect(ctx, a.prints.add, within)
+	if _, gone := errors.AsType[*fixtures.NoPortError](err); gone {
+		a.client = nil
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	a.adopt(client)
+	return true, nil
 }
 
 func head(hash []byte) []byte { return hash[:min(len(hash), 8)] }
 
-// list asks twice: a request or an answer may have been lost on the line.
-func (a *attempt) list(ctx context.Context, s *records.Step) (smp.ImageList, error) {
-	for try := 1; ; try++ {
-		list, err := a.client.Images(ctx, time.Duration(a.job.Timeouts.List))
-		_, silent := errors.AsType[*smp.TimeoutError](err)
-		_, refused := errors.AsType[*smp.ServerError](err)
-		switch {
-		case silent && ctx.Err() == nil && try == 1:
-			s.Retries++
-			continue
-		case silent && ctx.Err() == nil:
-			return list, &Failure{Outcome: records.Fail, Code: ListTimeout, Err: err, Next: reseat,
-				Detail: fmt.Sprintf("The board took the image but did not answer what it holds (%v).", err)}
-		case refused:
-			return list, &Failure{Outcome: records.Fail, Code: ListRefused, Err: err, Next: callTech,
-				Detail: fmt.Sprintf("The board took the image but does not say what it holds: %v.", err)}
-		}
-		return list, err
-	}
-}
-
-// release lets go of the bootloader: Enter has released the pin, the
-// reset starts the application. An answer lost on the line is no failure if
-// the board has left; one that is still there is asked again.
-func (a *attempt) release(ctx context.Context, s *records.Step) error {
-	a.reset = a.prints.len()
-	for {
-		err := a.client.Reset(ctx, smp.BootNormal)
-		if _, silent := errors.AsType[*smp.TimeoutError](err); silent && ctx.Err() == nil && s.Retries < 3 {
-			if target, _ := a.client.Probe(ctx, probeTime); target == smp.TargetBootloader {
-				s.Retries++
-				continue
-			}
-			return nil
-		}
-		if e, refused := errors.AsType[*smp.ServerError](err); refused {
-			return &Failure{Outcome: records.Fail, Code: ResetRefused, Err: err, Next: callTech,
-				Detail: fmt.Sprintf("The board holds the right image but refuses to restart: %v.", e)}
-		}
-		return err
-	}
-}
-
 const (
 	// probeTime is how long one look for a bootloader waits.
 	probeTime = 300 * time.Millisecond
-	// resetTime is how long a bootloader goes on answering after a reset
-	// request: it waits 250 ms (boot_serial.c) and then takes a moment.
+	// resetTime is how long a board goes on answering after a reset request:
+	// MCUboot waits 250 ms (boot_serial.c), as does Zephyr
+	// (CONFIG_MCUMGR_GRP_OS_RESET_MS), and then takes a moment.
 	resetTime = 500 * time.Millisecond
+	// quietTime is how long nothing is said to a board that restarts. A
+	// bootloader built with CONFIG_BOOT_SERIAL_WAIT_FOR_DFU stays in recovery for
+	// the first request it hears: half a second by default, and genuine ones
+	// listen up to five times as long as they were built for (MCUboot issue 2613).
+	quietTime = 3 * time.Second
 )
-
-// boot waits for the first line that the board prints after its restart. A
-// recipe without boot text may be for a board that prints nothing: then it
-// must at least not be in recovery again.
-func (a *attempt) boot(ctx context.Context, s *records.Step) error {
-	within := time.Duration(a.job.Timeouts.Boot)
-	if a.slot != 0 {
-		within += time.Duration(a.job.Timeouts.Swap)
-	}
-	if a.job.BootText == nil && a.slot == 0 {
-		within = min(within, a.job.Within)
-		// Whatever comes meanwhile may still be the bootloader, or noise.
-		if err := pause(ctx, resetTime); err != nil {
-			return err
-		}
-	}
-	wctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	line, ok := a.prints.wait(wctx, a.client.Gone(), a.reset, nil)
-	if ok {
-		s.Detail = line
-		if a.job.BootText != nil {
-			return nil // the next step looks closer
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	target, err := a.client.Probe(ctx, probeTime)
-	if _, broken := errors.AsType[*smp.PortError](err); broken {
-		return err
-	}
-	switch {
-	case target == smp.TargetBootloader:
-		return &Failure{Outcome: records.Fail, Code: StillInRecovery,
-			Detail: "The board holds the right image but came back in recovery instead of starting it.",
-			Next:   "Check that the recovery pin of this site lets go; otherwise put the board aside as bad."}
-	case a.job.BootText != nil:
-		return &Failure{Outcome: records.Fail, Code: NoBoot,
-			Detail: fmt.Sprintf("The board holds the right image but printed nothing within %.0f s of its restart.", within.Seconds()),
-			Next:   setAside}
-	}
-	if !ok {
-		s.Detail = "printed nothing; left the bootloader"
-	}
-	return nil
-}
-
-func (a *attempt) check(ctx context.Context, s *records.Step) error {
-	if a.job.BootText == nil {
-		s.Outcome = records.Skipped
-		s.Detail = "the recipe asks for no boot text"
-		return nil
-	}
-	wctx, cancel := context.WithTimeout(ctx, a.job.Within)
-	defer cancel()
-	line, ok := a.prints.wait(wctx, a.client.Gone(), a.reset, a.job.BootText)
-	if ok {
-		s.Detail = line
-		return nil
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return &Failure{Outcome: records.Fail, Code: WrongBootText,
-		Detail: fmt.Sprintf("The board started but did not print %q within %.0f s; it printed %s.", a.job.BootText, a.job.Within.Seconds(), a.prints.quote(a.reset)),
-		Next:   setAside}
-}
-
-func (a *attempt) powerDown(context.Context, *records.Step) error { return a.site.Down() }
 
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

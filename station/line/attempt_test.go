@@ -91,10 +91,10 @@ func TestFlashOutcomes(t *testing.T) {
 					t.Errorf("steps (-want +got):\n%s", d)
 				}
 				if tt.outcome == records.Pass {
-					if want := fmt.Sprintf("%x", r.job.Firmware.Hash); got.DeviceHash != want || got.DeviceVersion == "" {
+					if want := fmt.Sprintf("%x", r.job.Images[0].Hash); got.DeviceHash != want || got.DeviceVersion == "" {
 						t.Errorf("device hash %s version %s, want %s", got.DeviceHash, got.DeviceVersion, want)
 					}
-					if !strings.HasPrefix(string(r.boards[0].Slot(0)), string(r.job.Firmware.Data)) {
+					if !strings.HasPrefix(string(r.boards[0].Slot(0)), string(r.job.Images[0].Data)) {
 						t.Error("passed, but the flash does not hold the image")
 					}
 				} else {
@@ -123,8 +123,8 @@ func TestFlashOutcomes(t *testing.T) {
 func TestFlashTrustsTheDeviceOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, 1, nil, nil)
-		r.job.Firmware.Hash = append([]byte(nil), r.job.Firmware.Hash...)
-		r.job.Firmware.Hash[31] ^= 1 // not what the board will report
+		r.job.Images[0].Hash = append([]byte(nil), r.job.Images[0].Hash...)
+		r.job.Images[0].Hash[31] ^= 1 // not what the board will report
 		got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
 		if got.Outcome != records.Fail || got.FailureCode != string(HashDiffers) {
 			t.Errorf("%s %s: %s", got.Outcome, got.FailureCode, got.Detail)
@@ -139,7 +139,7 @@ func TestFlashPrevHash(t *testing.T) {
 			got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
 			want := ""
 			if i == 1 {
-				want = fmt.Sprintf("%x", r.job.Firmware.Hash)
+				want = fmt.Sprintf("%x", r.job.Images[0].Hash)
 			}
 			if got.Outcome != records.Pass || got.PrevHash != want {
 				t.Errorf("flash %d: %s, previous hash %q, want %q", i, got.Outcome, got.PrevHash, want)

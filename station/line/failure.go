@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"flashline/fixtures"
 	"flashline/records"
@@ -35,18 +36,42 @@ const (
 	NoImageState    Code = "NO_IMAGE_STATE"   // cannot be told to keep an image
 	ConfirmRefused  Code = "CONFIRM_REFUSED"  // could, and did not
 	NotSwapped      Code = "NOT_SWAPPED"      // restarted, and the image is not in the primary slot
+	Replaced        Code = "REPLACED"         // another image was swapped over it at the restart
+	ErasedAtBoot    Code = "ERASED_AT_BOOT"   // the bootloader threw it away at the restart
+	OtherSlotRuns   Code = "OTHER_SLOT_RUNS"  // another slot may be the one that runs
+	Reverted        Code = "REVERTED"         // started on trial, and went back
 	ResetRefused    Code = "RESET_REFUSED"
 	StillInRecovery Code = "STILL_IN_RECOVERY" // restarted, and is a bootloader again
 	NoBoot          Code = "NO_BOOT"           // restarted, and said nothing
 	WrongBootText   Code = "WRONG_BOOT_TEXT"   // started, and said something else
-	TotalTime       Code = "TOTAL_TIME"        // took longer than the recipe allows
+
+	NotApplication Code = "NOT_APPLICATION" // a bootloader answered where an application should
+	NoFreeSlot     Code = "NO_FREE_SLOT"    // the application has nowhere to put an image
+	NoSuchImage    Code = "NO_SUCH_IMAGE"   // nothing shows that the board has that image number
+	ImageTooLarge  Code = "IMAGE_TOO_LARGE" // for the slot that the board tells of
+	MessageTooLong Code = "MESSAGE_TOO_LONG"
+	Downgrade      Code = "DOWNGRADE"   // holds a higher version
+	WrongBoard     Code = "WRONG_BOARD" // is another product
+	// DependencyMissing: the image needs another one that the board lacks.
+	DependencyMissing Code = "DEPENDENCY_MISSING"
+
+	NoUSBPort   Code = "NO_USB_PORT" // powered, and its USB port did not appear
+	USBLost     Code = "USB_LOST"    // its USB port went in the middle
+	WrongBaud   Code = "WRONG_BAUD"  // answers at another speed
+	RawProtocol Code = "RAW_PROTOCOL"
+	LineEcho    Code = "LINE_ECHO"  // the line sends back what it gets
+	LineNoise   Code = "LINE_NOISE" // sends what cannot be read
+
+	TotalTime Code = "TOTAL_TIME" // took longer than the recipe allows
 )
 
 // The station's faults (ERROR) and the operator's will (ABORTED).
 const (
 	PinFault      Code = "PIN"
-	PortFault     Code = "PORT"      // cannot be opened
-	PortLost      Code = "PORT_LOST" // broke while in use
+	PortFault     Code = "PORT"        // cannot be opened
+	PortLost      Code = "PORT_LOST"   // broke while in use
+	PortShared    Code = "PORT_SHARED" // another program takes its bytes
+	StillPowered  Code = "STILL_POWERED"
 	InterlockOpen Code = "INTERLOCK_OPEN"
 	StationFault  Code = "STATION" // anything else of the station
 	Aborted       Code = "ABORTED"
@@ -81,7 +106,9 @@ func (f *Failure) retryable() bool {
 		return false
 	}
 	switch f.Code {
-	case ImageNotListed, HashNotReported, UploadRefused, NotRecovery, StaleSwap, NotConfirmed, NoDirectUpload, NoImageState, ConfirmRefused, TotalTime:
+	case ImageNotListed, HashNotReported, UploadRefused, NotRecovery, StaleSwap, NotConfirmed, NoDirectUpload, NoImageState, ConfirmRefused, TotalTime,
+		ErasedAtBoot, OtherSlotRuns, Reverted, NotSwapped, NotApplication, NoFreeSlot, NoSuchImage, ImageTooLarge, MessageTooLong, Downgrade, WrongBoard,
+		DependencyMissing, WrongBaud, RawProtocol:
 		return false
 	}
 	return true
@@ -125,6 +152,12 @@ func explain(ctx context.Context, step string, err error) *Failure {
 		}
 		return fail(records.Error, code, detail, e.Hint)
 	}
+	if e, ok := errors.AsType[*fixtures.StillPoweredError](err); ok {
+		return fail(records.Error, StillPowered, fmt.Sprintf("The USB port %s of site %d is still there with the power off.", e.Path, e.Site), e.Hint)
+	}
+	if e, ok := errors.AsType[*fixtures.NoPortError](err); ok {
+		return fail(records.Fail, NoUSBPort, fmt.Sprintf("The board's USB port %s did not appear within %.1f s.", e.Path, e.Waited.Seconds()), reseat)
+	}
 	// After the port: a board is not to blame for a line that takes nothing.
 	if e, ok := errors.AsType[*fixtures.NoAnswerError](err); ok {
 		return fail(records.Fail, NoRecovery,
@@ -160,4 +193,26 @@ func explain(ctx context.Context, step string, err error) *Failure {
 		return fail(records.Fail, Garbled, fmt.Sprintf("The board gave an answer that makes no sense%s: %v.", where, e), reseat)
 	}
 	return fail(records.Error, StationFault, fmt.Sprintf("The station failed at step %q: %v.", step, err), callTech)
+}
+
+// silenceFailure words what was found out about a silence.
+func silenceFailure(s *fixtures.Silence, was *Failure) *Failure {
+	f := *was
+	switch s.Cause {
+	case fixtures.SilencePortShared:
+		f.Outcome, f.Code = records.Error, PortShared
+	case fixtures.SilenceBaud:
+		f.Code = WrongBaud
+	case fixtures.SilenceRaw:
+		f.Code = RawProtocol
+	case fixtures.SilenceEcho:
+		f.Code = LineEcho
+	case fixtures.SilenceNoise:
+		f.Code = LineNoise
+	case fixtures.SilenceApplication:
+		f.Code = NotRecovery
+	}
+	detail, next := s.Explain()
+	f.Detail, f.Next = strings.TrimSuffix(f.Detail, ".")+": "+detail+".", next
+	return &f
 }

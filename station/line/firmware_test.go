@@ -53,7 +53,7 @@ func TestLoadFirmware(t *testing.T) {
 		{"padded", configs.Image{Data: padded, KeyPEM: key}, ""},
 		{"no key", configs.Image{Data: image}, ""},
 		{"package", configs.Image{Data: dfuPackage(t, image, 0), KeyPEM: key}, ""},
-		{"package for the network core", configs.Image{Data: dfuPackage(t, image, 1), KeyPEM: key}, "the package is for image 1"},
+		{"package for the network core", configs.Image{Data: dfuPackage(t, image, 1), KeyPEM: key}, ""},
 		{"damaged", configs.Image{Data: damaged, KeyPEM: key}, "does not match its own hash"},
 		{"key that is none", configs.Image{Data: image, KeyPEM: []byte("hello")}, "no PEM"},
 		{"larger than the slot", configs.Image{Data: image, KeyPEM: key, SlotSize: 25280, WriteSize: 4}, "build it smaller"},
@@ -62,7 +62,7 @@ func TestLoadFirmware(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.img.Path = configs.Path{Written: "fw/app.bin"}
-			fw, err := LoadFirmware(&tt.img)
+			fws, err := LoadFirmware(&tt.img, "")
 			if tt.want != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.HasPrefix(err.Error(), "fw/app.bin: ") {
 					t.Errorf("error %v, want it to say %q", err, tt.want)
@@ -72,6 +72,7 @@ func TestLoadFirmware(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			fw := fws[0]
 			if !bytes.Equal(fw.Data, image) || fw.Version.String() != "1.0.0+0" || len(fw.Hash) != 32 {
 				t.Errorf("%d bytes to send of version %s", len(fw.Data), fw.Version)
 			}

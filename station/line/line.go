@@ -537,7 +537,12 @@ func (l *Line) unit(ctx context.Context, site *fixtures.Site, w start, d *done) 
 		u.Attempts = try
 		l.notify(Event{Kind: Attempt, Site: u.Site, Serial: u.Serial, Try: try, Attempt: rec})
 		light(fixtures.LampBusy)
-		res := l.opts.Job.Flash(ctx, site, func(p Progress) {
+		last := try == l.opts.Recipe.Retries.Attempts
+		var board Site = site
+		if !last {
+			board = hurried{site} // another try says more than a diagnosis
+		}
+		res := l.opts.Job.Flash(ctx, board, func(p Progress) {
 			kind := Step
 			if p.Total > 0 {
 				kind = Upload
@@ -556,7 +561,7 @@ func (l *Line) unit(ctx context.Context, site *fixtures.Site, w start, d *done) 
 		if d.lock == "" {
 			d.lock = siteFault(res)
 		}
-		retry := try < l.opts.Recipe.Retries.Attempts && ctx.Err() == nil && retryable(res)
+		retry := !last && ctx.Err() == nil && retryable(res)
 		if !retry {
 			lamp := fixtures.LampFail
 			if res.Outcome == records.Pass {
@@ -571,11 +576,14 @@ func (l *Line) unit(ctx context.Context, site *fixtures.Site, w start, d *done) 
 	}
 }
 
+// hurried is a site without Diagnose.
+type hurried struct{ Site }
+
 // siteFault is why a site whose attempt ended so cannot be used any more,
 // empty if it can.
 func siteFault(r records.Result) string {
 	switch Code(r.FailureCode) {
-	case PinFault, PortFault, PortLost:
+	case PinFault, PortFault, PortLost, PortShared, StillPowered:
 		return r.Detail + " " + r.NextStep + " Then run the order again."
 	}
 	return ""
@@ -597,8 +605,9 @@ func (l *Line) finish(ctx context.Context, id string, r records.Result) error {
 }
 
 func (l *Line) row(site *fixtures.Site, w start, try int) records.Attempt {
-	fw, recipe := l.opts.Job.Firmware, l.opts.Recipe
-	return records.Attempt{
+	images, recipe := l.opts.Job.Images, l.opts.Recipe
+	fw := images[0]
+	a := records.Attempt{
 		Fixture: l.opts.Station.Fixture, Site: site.Number(), CycleID: w.cycle, CycleTry: try,
 		Order: l.opts.Order.ID, UnitSerial: w.serial.Text, SerialSource: w.serial.Source,
 		Operator: l.opts.Operator, Purpose: records.Production,
@@ -608,6 +617,13 @@ func (l *Line) row(site *fixtures.Site, w start, try int) records.Attempt {
 		SoftwareVersion: l.opts.Software, ConfigSHA256: l.opts.Station.SHA256,
 		Port: site.Port(), Baud: site.Baud(),
 	}
+	for _, fw := range images[1:] {
+		a.Further = append(a.Further, records.FurtherImage{
+			Number: fw.Number, Name: fw.Name, Version: fw.Version.String(), FileSHA256: fw.FileSHA256,
+			Hash: fmt.Sprintf("%x", fw.Hash), Size: int64(len(fw.Data)),
+		})
+	}
+	return a
 }
 
 func (l *Line) recordsFault(err error) *FaultError {

@@ -86,8 +86,10 @@ func (s *scripted) Reconnect(context.Context, func([]byte), time.Duration) (*smp
 }
 
 func (s *scripted) Boot(context.Context, func([]byte)) (*smp.Client, error) {
-	return nil, ErrNoPower
+	return nil, fixtures.ErrNoPower
 }
+
+func (s *scripted) USB() bool { return false }
 
 func (s *scripted) Down() error {
 	s.downs++

@@ -88,7 +88,7 @@ func TestSlotPolicies(t *testing.T) {
 					t.Errorf("%d bytes sent", got.BytesSent)
 				}
 				steps := stepNames(got)
-				if slices.Contains(steps, StepProve) != tt.prove || slices.Contains(steps, StepConfirm) != (tt.prove || tt.code == NoImageState) {
+				if slices.Contains(steps, StepProve) != tt.prove || slices.Contains(steps, StepMark) != (tt.prove || tt.code == NoImageState) {
 					t.Errorf("steps %v", steps)
 				}
 				truth(t, r, got)
@@ -104,7 +104,7 @@ func truth(t errorer, r *rig, got records.Result) {
 		return
 	}
 	image, permanent, ok := r.boards[0].WillRun()
-	if !ok || !permanent || !bytes.Equal(image.Hash, r.job.Firmware.Hash) || got.DeviceHash != fmt.Sprintf("%x", r.job.Firmware.Hash) {
+	if !ok || !permanent || !bytes.Equal(image.Hash, r.job.Images[0].Hash) || got.DeviceHash != fmt.Sprintf("%x", r.job.Images[0].Hash) {
 		t.Errorf("PASS with device hash %s, and the board will run %+v, permanently %v, at all %v", got.DeviceHash, image, permanent, ok)
 	}
 }

@@ -1,0 +1,461 @@
+package line
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"flashline/configs"
+	"flashline/fixtures"
+	"flashline/records"
+	"flashline/smp"
+	"flashline/smp/mcuboot"
+)
+
+// gone is closed when the line of the board has ended; never if there is none.
+func (a *attempt) gone() <-chan struct{} {
+	if a.client == nil {
+		return nil
+	}
+	return a.client.Gone()
+}
+
+// printed waits for a line of the restarted board, and follows its USB port.
+func (a *attempt) printed(ctx context.Context, within time.Duration, match func(context.Context, <-chan struct{}) (string, bool)) (string, bool, error) {
+	wctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	deadline := time.Now().Add(within)
+	for {
+		line, ok := match(wctx, a.gone())
+		if ok || ctx.Err() != nil {
+			return line, ok, ctx.Err()
+		}
+		left := time.Until(deadline)
+		if left <= 0 || !a.site.USB() {
+			return "", false, nil
+		}
+		if back, err := a.follow(ctx, left); err != nil || !back {
+			return "", false, err
+		}
+	}
+}
+
+// boot waits for the first line that the board prints after its restart. A
+// recipe without boot text may be for a board that prints nothing: then it
+// must at least not be in recovery again.
+func (a *attempt) boot(ctx context.Context, s *records.Step) error {
+	within := time.Duration(a.job.Timeouts.Boot)
+	swaps := !a.settled()
+	if swaps {
+		within += time.Duration(a.job.Timeouts.Swap)
+	}
+	if a.job.BootText == nil {
+		if !swaps {
+			within = min(within, max(a.job.Within, quietTime))
+		}
+		// Whatever comes meanwhile may still be the bootloader, or noise.
+		if err := pause(ctx, resetTime); err != nil {
+			return err
+		}
+	}
+	for again := false; ; again = true {
+		line, ok, err := a.printed(ctx, within, func(ctx context.Context, gone <-chan struct{}) (string, bool) {
+			return a.prints.wait(ctx, gone, a.reset, nil)
+		})
+		if err != nil {
+			return err
+		}
+		if ok {
+			s.Detail = line
+			if a.job.BootText != nil {
+				return nil // the next step looks closer
+			}
+		}
+		target, err := a.look(ctx)
+		if err != nil {
+			return err
+		}
+		switch {
+		case target == smp.TargetBootloader && !again:
+			// It may have come here only because it was spoken to while it
+			// listened at its start (CONFIG_BOOT_SERIAL_WAIT_FOR_DFU), by us or by
+			// noise. Once more, and longer in silence.
+			s.Retries++
+			if err := a.restart(ctx, smp.BootNormal); err != nil {
+				return err
+			}
+			if err := pause(ctx, 2*quietTime); err != nil {
+				return err
+			}
+			continue
+		case target == smp.TargetBootloader:
+			return &Failure{Outcome: records.Fail, Code: StillInRecovery,
+				Detail: "The board holds the right image but came back in recovery instead of starting it.",
+				Next:   "Check that the recovery pin of this site lets go; otherwise put the board aside as bad."}
+		case a.job.BootText != nil:
+			return &Failure{Outcome: records.Fail, Code: NoBoot,
+				Detail: fmt.Sprintf("The board holds the right image but printed nothing within %.0f s of its restart.", within.Seconds()),
+				Next:   setAside}
+		case target == smp.TargetApplication:
+			a.answers = true
+		case a.client == nil:
+			s.Detail = "its USB port did not come back, as of an application without one"
+		case !ok:
+			s.Detail = "printed nothing; left the bootloader"
+		}
+		return nil
+	}
+}
+
+// look asks once what is there now; nothing is an answer too.
+func (a *attempt) look(ctx context.Context) (smp.Target, error) {
+	if a.client == nil {
+		return smp.TargetUnknown, nil
+	}
+	a.client.SetVersion(smp.V1)
+	target, err := a.client.Probe(ctx, probeTime)
+	_, lost := errors.AsType[*smp.PortError](err)
+	if ctx.Err() != nil || lost && !a.site.USB() {
+		return target, err
+	}
+	return target, nil
+}
+
+func (a *attempt) check(ctx context.Context, s *records.Step) error {
+	if a.job.BootText == nil {
+		return skip(s, "the recipe asks for no boot text")
+	}
+	line, ok, err := a.printed(ctx, a.job.Within, func(ctx context.Context, gone <-chan struct{}) (string, bool) {
+		return a.prints.wait(ctx, gone, a.reset, a.job.BootText)
+	})
+	if err != nil {
+		return err
+	}
+	if ok {
+		s.Detail = line
+		return nil
+	}
+	return &Failure{Outcome: records.Fail, Code: WrongBootText,
+		Detail: fmt.Sprintf("The board started but did not print %q within %.0f s; it printed %s.", a.job.BootText, a.job.Within.Seconds(), a.prints.quote(a.reset)),
+		Next:   setAside}
+}
+
+// confirm keeps what was started on trial. A bootloader's recovery has no
+// command for that: the application does it, when told to or by itself.
+func (a *attempt) confirm(ctx context.Context, s *records.Step) error {
+	if !a.answers {
+		target, err := a.look(ctx)
+		if err != nil {
+			return err
+		}
+		a.answers = target == smp.TargetApplication
+	}
+	if !a.answers {
+		// It may have to look around before it trusts itself.
+		if err := pause(ctx, a.job.Within); err != nil {
+			return err
+		}
+		return skip(s, "the application has no SMP server on this port; it has to keep itself")
+	}
+	list, err := a.applicationList(ctx)
+	if err != nil {
+		return err
+	}
+	kept := true
+	for _, l := range a.loads {
+		active, ok := activeOf(list, l.fw.Number)
+		if !ok || !l.is(active) {
+			return a.notRunning(l, list)
+		}
+		kept = kept && active.Confirmed
+	}
+	if kept {
+		return skip(s, "it is kept already")
+	}
+	// Without a hash: what is meant is what runs.
+	list, err = a.client.SetImageState(ctx, nil, true, time.Duration(a.job.Timeouts.List))
+	if e, refused := errors.AsType[*smp.ServerError](err); refused {
+		return &Failure{Outcome: records.Fail, Code: ConfirmRefused, Err: err, Next: callTech,
+			Detail: fmt.Sprintf("The board runs the image on trial, and its application refuses to keep it: %v.", e)}
+	}
+	if err != nil {
+		return err
+	}
+	return a.keeps(list)
+}
+
+// keeps holds an application's list against what must run for good.
+func (a *attempt) keeps(list smp.ImageList) error {
+	for _, l := range a.loads {
+		active, ok := activeOf(list, l.fw.Number)
+		if !ok || !l.is(active) {
+			return a.notRunning(l, list)
+		}
+		if !active.Confirmed {
+			return notConfirmed("runs")
+		}
+		l.report(active)
+	}
+	if foreign, ok := stale(list); ok && !a.mine(foreign) {
+		return staleSwap(foreign)
+	}
+	return nil
+}
+
+func (a *attempt) mine(s smp.ImageSlot) bool {
+	for _, l := range a.loads {
+		if l.fw.Number == s.Image && l.is(s) {
+			return true
+		}
+	}
+	return false
+}
+
+// applicationList asks the application, in the protocol that names its errors.
+func (a *attempt) applicationList(ctx context.Context) (smp.ImageList, error) {
+	a.client.SetVersion(smp.V2)
+	return a.client.Images(ctx, time.Duration(a.job.Timeouts.List))
+}
+
+// activeOf is the image of a number that an application says runs.
+func activeOf(list smp.ImageList, image int) (smp.ImageSlot, bool) {
+	for _, s := range list.Slots {
+		if s.Image == image && s.Active {
+			return s, true
+		}
+	}
+	return smp.ImageSlot{}, false
+}
+
+// prove looks once more whether the board really runs what it was given: what
+// the bootloader listed before the restart does not show what a restart does,
+// with slots whose state it does not tell.
+func (a *attempt) prove(ctx context.Context, s *records.Step) error {
+	if a.facts.Target == smp.TargetBootloader && a.unproven == nil {
+		a.proof = append(a.proof, "The bootloader listed the hash in slot "+a.slots()+".")
+	}
+	if a.job.BootText != nil {
+		a.proof = append(a.proof, "The board printed the boot text.")
+	}
+	switch {
+	case a.unproven != nil:
+		// Only the application's word is left.
+		if err := a.proveByApplication(ctx, s); err != nil {
+			note(s, err.Error())
+			return a.unproven
+		}
+		return nil
+	case a.facts.Target == smp.TargetApplication, a.job.Proof == configs.ApplicationProof:
+		return a.proveByApplication(ctx, s)
+	case a.job.Proof == configs.RecoveryProof:
+		return a.proveByRecovery(ctx, s)
+	case a.plan.Policy != configs.PrimarySlot:
+		// Neither text nor trust will do: the swap has to be seen.
+		if a.answers {
+			return a.proveByApplication(ctx, s)
+		}
+		return a.proveByRecovery(ctx, s)
+	case a.job.Proof == configs.BootTextProof, a.job.Proof == configs.NoProof:
+		return skip(s, "the recipe asks for no more")
+	case a.job.BootText != nil && a.job.TellsVersion && !a.twin():
+		return skip(s, "the boot text tells the version")
+	case a.answers:
+		return a.proveByApplication(ctx, s)
+	case a.job.Entry == configs.PowerOn || a.job.Entry == configs.BootMode:
+		return skip(s, "this board does not come back to recovery by itself")
+	}
+	err := a.proveByRecovery(ctx, s)
+	if errors.Is(err, fixtures.ErrNoPower) {
+		return skip(s, "the station cannot switch this board's power")
+	}
+	return err
+}
+
+// slots names where the images lie now.
+func (a *attempt) slots() string {
+	for _, l := range a.loads {
+		if l.slot != 0 {
+			return "1"
+		}
+	}
+	return "0"
+}
+
+// twin reports whether another slot holds an image of the same version: the
+// version alone then does not tell which one runs.
+func (a *attempt) twin() bool {
+	for _, s := range a.facts.List.Slots {
+		for _, l := range a.loads {
+			v, err := mcuboot.ParseVersion(s.Version)
+			if s.Image == l.fw.Number && s.Slot != l.slot && !l.is(s) && err == nil && v.Compare(l.fw.Version) == 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (a *attempt) proveByApplication(ctx context.Context, s *records.Step) error {
+	if !a.answers {
+		target, err := a.probeUntil(ctx, time.Now().Add(time.Duration(a.job.Timeouts.Boot)))
+		_, silent := errors.AsType[*smp.TimeoutError](err)
+		if err != nil && (!silent || ctx.Err() != nil) {
+			return err
+		}
+		if target != smp.TargetApplication {
+			return &Failure{Outcome: records.Fail, Code: NoBoot,
+				Detail: "The board was restarted, and no application with an SMP server answers on its port.",
+				Next:   `If this product has none, set proof = "recovery" or a boot_text in the recipe's [check]; otherwise put the board aside as bad.`}
+		}
+	}
+	list, err := a.applicationList(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.keeps(list); err != nil {
+		return err
+	}
+	s.Detail = "the application lists it as active and confirmed"
+	a.proof = append(a.proof, "The application reported the hash as active and confirmed.")
+	return nil
+}
+
+// proveByRecovery enters recovery once more: after a restart the bootloader
+// says what became of the slots.
+func (a *attempt) proveByRecovery(ctx context.Context, s *records.Step) error {
+	if err := a.enterAgain(ctx, s); err != nil {
+		return err
+	}
+	list, err := a.list(ctx, s)
+	if err != nil {
+		return err
+	}
+	for _, l := range a.loads {
+		slot, ok := list.Find(l.fw.Number, 0)
+		if !ok || !l.is(slot) {
+			if l.slot == 0 {
+				return a.fate(list)
+			}
+			l.hash, l.version = "", ""
+			return &Failure{Outcome: records.Fail, Code: NotSwapped,
+				Detail: fmt.Sprintf("The board restarted and did not swap %s into its primary slot.", a.called(l)),
+				Next:   `Check that its bootloader swaps, and is not built for direct execution in place or RAM loading: for those set slot_policy = "primary" or "application". Call a technician.`}
+		}
+		l.report(slot)
+		if list.HasFlags && !(slot.Active && slot.Confirmed) {
+			f := notConfirmed("runs")
+			if a.plan.Policy == configs.SecondaryTestConfirm {
+				f.Detail = "The board started the image on trial, and nobody has kept it: at the next start it goes back to the old one."
+				f.Next = `The application must confirm itself (boot_write_img_confirmed) or have an SMP server on this port; or set slot_policy = "secondary-confirm". Call a technician.`
+			}
+			return f
+		}
+	}
+	if foreign, ok := stale(list); ok {
+		return staleSwap(foreign)
+	}
+	if f := a.rival(list); f != nil && a.plan.Policy == configs.PrimarySlot && !(a.job.BootText != nil && a.job.TellsVersion) {
+		return f
+	}
+	note(s, "after the restart the bootloader still lists it in slot 0")
+	a.proof = append(a.proof, "After a restart the bootloader listed the hash in slot 0 again.")
+	return nil
+}
+
+// rival is a higher version in the other slot: a bootloader that runs the
+// highest version would start it, and one that swaps would not. A bootloader
+// does not tell of which kind it is.
+func (a *attempt) rival(list smp.ImageList) *Failure {
+	for _, l := range a.loads {
+		other, ok := list.Find(l.fw.Number, 1)
+		v, err := mcuboot.ParseVersion(other.Version)
+		if !ok || l.is(other) || err != nil || v.Compare(l.fw.Version) <= 0 {
+			continue
+		}
+		return &Failure{Outcome: records.Fail, Code: OtherSlotRuns,
+			Detail: fmt.Sprintf("Slot 1 holds version %s, higher than the recipe's %s: a bootloader that runs the highest version (direct-XIP, RAM load) starts that one, and nothing shows which one runs.", v, l.fw.Version),
+			Next:   "Release a higher version, or set boot_text with {version} in the recipe's [check] so that the board shows what runs; call a technician."}
+	}
+	return nil
+}
+
+// fate says what became of an image that was in slot 0 before the restart.
+func (a *attempt) fate(list smp.ImageList) *Failure {
+	for _, l := range a.loads {
+		slot, ok := list.Find(l.fw.Number, 0)
+		switch {
+		case !ok:
+			return &Failure{Outcome: records.Fail, Code: ErasedAtBoot,
+				Detail: fmt.Sprintf("The bootloader accepted %s and threw it away at its start.", a.called(l)),
+				Next:   "It is built for direct-XIP or RAM load with revert, which keeps only images with a confirmed trailer, or for RAM load, which wants images signed with --load-addr: build MCUboot with CONFIG_BOOT_DIRECT_XIP_REVERT=n (or CONFIG_BOOT_RAM_LOAD_REVERT=n), or sign for it; call a technician."}
+		case !l.is(slot):
+			return &Failure{Outcome: records.Fail, Code: Replaced,
+				Detail: fmt.Sprintf("At its start the board replaced %s with version %s, which somebody had marked for that in slot 1.", a.called(l), slot.Version),
+				Next:   "Flash the board again: that image is out of the way now."}
+		}
+	}
+	return nil
+}
+
+// examine looks into recovery once more when a board that took the image did
+// not start it: what the bootloader did to the slots tells why.
+func (a *attempt) examine(ctx context.Context, f *Failure) *Failure {
+	switch f.Code {
+	case NoBoot, WrongBootText, StillInRecovery:
+	default:
+		return f
+	}
+	if a.facts.Target != smp.TargetBootloader || a.settled() && a.loads[0].hash == "" || a.job.Entry == configs.PowerOn || a.job.Entry == configs.BootMode {
+		return f
+	}
+	var why *Failure
+	failed := a.result.FailedStep
+	a.step(ctx, step{StepExamine, func(ctx context.Context, s *records.Step) error {
+		if f.Code != StillInRecovery {
+			if err := a.enterAgain(ctx, s); err != nil {
+				return err
+			}
+		}
+		list, err := a.list(ctx, s)
+		if err != nil {
+			return err
+		}
+		if a.plan.Policy == configs.PrimarySlot {
+			if why = a.fate(list); why == nil && f.Code == WrongBootText {
+				why = a.rival(list)
+			}
+		}
+		if s.Detail = "the image is where it was put"; why != nil {
+			s.Detail = why.Detail
+		}
+		return nil
+	}})
+	a.result.FailedStep = failed
+	if why == nil {
+		return f
+	}
+	why.Detail += " " + f.Detail
+	return why
+}
+
+// diagnose finds out why a board does not answer, as far as can be told.
+func (a *attempt) diagnose(ctx context.Context, f *Failure) *Failure {
+	d, can := a.site.(Diagnoser)
+	if !can || f.Code != NoRecovery || ctx.Err() != nil {
+		return f
+	}
+	failed := a.result.FailedStep
+	a.step(ctx, step{StepDiagnose, func(ctx context.Context, s *records.Step) error {
+		silence, err := d.Diagnose(ctx, a.entry())
+		if err != nil {
+			return err
+		}
+		why := silenceFailure(silence, f)
+		s.Detail = why.Detail
+		f = why
+		return nil
+	}})
+	a.result.FailedStep = failed
+	return f
+}
