@@ -235,10 +235,16 @@ func (a *attempt) run(ctx context.Context) *Failure {
 			rest = []step{{StepCheck, a.check}} // it has started already
 		}
 	}
-	if f := a.steps(ctx, append(rest, step{StepProve, a.prove})...); f != nil {
-		return a.examine(ctx, f)
+	f := a.steps(ctx, append(rest, step{StepProve, a.prove})...)
+	switch {
+	case f == nil:
+		return nil
+	case a.unproven != nil && f.Outcome == records.Fail && f != a.unproven:
+		// The second thing that went wrong explains the first no more.
+		a.unproven.Detail += " " + f.Detail
+		return a.unproven
 	}
-	return nil
+	return a.examine(ctx, f)
 }
 
 // settled reports whether every image is where it is to stay.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -62,6 +63,28 @@ func newAdapter(host net.Conn) *adapter {
 		}
 	})
 	return a
+}
+
+// follow closes the ports of a board's own USB port when it goes.
+func (a *adapter) follow(b *sim.Board, done <-chan struct{}) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+		if _, _, present := b.USB(); !present {
+			a.mu.Lock()
+			p := a.open
+			a.open = nil
+			a.mu.Unlock()
+			if p != nil {
+				p.Close()
+			}
+		}
+	}
 }
 
 func (a *adapter) dial() *port {
@@ -129,12 +152,13 @@ func newRig(t *testing.T, n int, each func(site int, o *sim.Options), edit func(
 	r.station = &configs.Station{
 		Name: "test", Fixture: "FX", Start: configs.Start{Trigger: configs.LastScan},
 		Timings: configs.Timings{
-			PowerOff: configs.Duration(time.Second), Settle: configs.Duration(50 * time.Millisecond),
+			PowerOff: configs.Duration(time.Second), Enumeration: configs.Duration(5 * time.Second), ResetPulse: configs.Duration(50 * time.Millisecond), Settle: configs.Duration(50 * time.Millisecond),
 			HoldCap: configs.Duration(5 * time.Second), ProbeEvery: configs.Duration(100 * time.Millisecond),
 			Stagger: configs.Duration(200 * time.Millisecond),
 		},
 	}
 	var adapters []*adapter
+	unplugged := make(chan struct{})
 	for i := 1; i <= n; i++ {
 		host, far := net.Pipe()
 		o := sim.Options{Name: fmt.Sprintf("S%d", i), Key: key, Line: far, Seed: uint64(i)}
@@ -146,14 +170,24 @@ func newRig(t *testing.T, n int, each func(site int, o *sim.Options), edit func(
 			t.Fatal(err)
 		}
 		r.boards = append(r.boards, b)
-		adapters = append(adapters, newAdapter(host))
+		a := newAdapter(host)
+		adapters = append(adapters, a)
+		if o.USB != nil {
+			a.wg.Go(func() { a.follow(b, unplugged) })
+		}
 		r.station.Sites = append(r.station.Sites, configs.Site{
-			Number: i, Port: fmt.Sprintf("sim:%d", i), Baud: 115200,
+			Number: i, Port: fmt.Sprintf("sim:%d", i), Baud: 115200, USB: o.USB != nil,
+			Reset:    &configs.Output{Pin: fmt.Sprintf("S%d_RESET", i), ActiveLow: true, OpenDrain: true},
 			Power:    configs.Output{Pin: fmt.Sprintf("S%d_POWER", i)},
 			Recovery: configs.Output{Pin: fmt.Sprintf("S%d_RECOVERY", i), ActiveLow: true, OpenDrain: true},
 		})
 	}
-	r.dial = func(site int) (io.ReadWriteCloser, error) { return adapters[site-1].dial(), nil }
+	r.dial = func(site int) (io.ReadWriteCloser, error) {
+		if !r.present(site) {
+			return nil, &fixtures.PortError{Path: fmt.Sprintf("sim:%d", site), Err: fs.ErrNotExist, Hint: "Plug it in."}
+		}
+		return adapters[site-1].dial(), nil
+	}
 	if edit != nil {
 		edit(r)
 	}
@@ -181,12 +215,18 @@ func newRig(t *testing.T, n int, each func(site int, o *sim.Options), edit func(
 			fmt.Sscanf(path, "sim:%d", &site)
 			return r.dial(site)
 		},
+		Present: func(path string) bool {
+			var site int
+			fmt.Sscanf(path, "sim:%d", &site)
+			return r.present(site)
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		r.fixture.Close()
+		close(unplugged)
 		for i, b := range r.boards {
 			if v := b.Violations(); len(v) > 0 {
 				t.Errorf("board %d suffered: %v", i+1, v)
@@ -197,6 +237,15 @@ func newRig(t *testing.T, n int, each func(site int, o *sim.Options), edit func(
 		}
 	})
 	return r
+}
+
+// present tells whether a site's port is there: one of an adapter always is.
+func (r *rig) present(site int) bool {
+	if !r.station.Sites[site-1].USB {
+		return true
+	}
+	_, _, present := r.boards[site-1].USB()
+	return present
 }
 
 func boardKey(t *testing.T) crypto.PublicKey {
@@ -367,4 +416,4 @@ func copyFile(t *testing.T, dir, name string) string {
 	return path
 }
 
-var allSteps = []string{StepPowerOff, StepRecovery, StepIdentify, StepUpload, StepVerify, StepRelease, StepBoot, StepCheck, StepPowerDown}
+var allSteps = []string{StepPowerOff, StepRecovery, StepIdentify, StepUpload, StepVerify, StepRelease, StepBoot, StepCheck, StepProve, StepPowerDown}

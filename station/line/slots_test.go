@@ -60,7 +60,7 @@ func TestSlotPolicies(t *testing.T) {
 		{"state on, slot 0", configs.PrimarySlot, sim.BuildOptions{ImageState: true}, map[int][]byte{0: old, 1: old}, "", true, false},
 		{"stale test image pending", configs.PrimarySlot, sim.BuildOptions{ImageState: true}, map[int][]byte{0: old, 1: pending(t, part, old, false)}, "", true, false},
 		{"stale permanent image pending", configs.PrimarySlot, sim.BuildOptions{ImageState: true}, map[int][]byte{0: old, 1: pending(t, part, old, true)}, "", true, false},
-		{"stale image pending over a blank slot 0", configs.PrimarySlot, sim.BuildOptions{ImageState: true}, map[int][]byte{1: pending(t, part, old, true)}, StaleSwap, false, false},
+		{"stale image pending over a blank slot 0", configs.PrimarySlot, sim.BuildOptions{ImageState: true}, map[int][]byte{1: pending(t, part, old, true)}, "", true, false},
 		{"slot 1, swap-move", configs.SecondaryConfirm, full(sim.ModeSwapMove), map[int][]byte{0: old}, "", true, true},
 		{"slot 1, swap-scratch", configs.SecondaryConfirm, full(sim.ModeSwapScratch), map[int][]byte{0: old}, "", true, true},
 		{"slot 1, overwrite-only", configs.SecondaryConfirm, full(sim.ModeOverwrite), map[int][]byte{0: old}, "", true, true},
@@ -68,7 +68,7 @@ func TestSlotPolicies(t *testing.T) {
 		{"slot 1, stale image pending", configs.SecondaryConfirm, full(sim.ModeSwapMove), map[int][]byte{0: old, 1: pending(t, part, old, true)}, "", true, true},
 		{"slot 1, no direct upload", configs.SecondaryConfirm, sim.BuildOptions{ImageState: true, SlotInfo: true}, map[int][]byte{0: old}, NoDirectUpload, false, false},
 		{"slot 1, no slot info", configs.SecondaryConfirm, sim.BuildOptions{ImageState: true, DirectUpload: true}, map[int][]byte{0: old}, NoDirectUpload, false, false},
-		{"slot 1, no image state", configs.SecondaryConfirm, sim.BuildOptions{SlotInfo: true, DirectUpload: true}, map[int][]byte{0: old}, NoImageState, true, false},
+		{"slot 1, no image state", configs.SecondaryConfirm, sim.BuildOptions{SlotInfo: true, DirectUpload: true}, map[int][]byte{0: old}, NoImageState, false, false},
 		{"slot 1, one slot", configs.SecondaryConfirm, sim.BuildOptions{Mode: sim.ModeSingleSlot, SlotInfo: true}, map[int][]byte{0: old}, NoDirectUpload, false, false},
 	}
 	for _, tt := range tests {
@@ -79,7 +79,7 @@ func TestSlotPolicies(t *testing.T) {
 					if tt.build.Mode == sim.ModeSingleSlot {
 						o.Slots = 1
 					}
-				}, func(r *rig) { r.recipe.SlotPolicy = tt.policy })
+				}, func(r *rig) { r.recipe.SlotPolicy, r.recipe.AllowDowngrade = tt.policy, true })
 				got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
 				if got.FailureCode != string(tt.code) || (got.Outcome == records.Pass) != (tt.code == "") {
 					t.Fatalf("%s %s (%s), want %q", got.Outcome, got.FailureCode, got.Detail, tt.code)
@@ -88,7 +88,7 @@ func TestSlotPolicies(t *testing.T) {
 					t.Errorf("%d bytes sent", got.BytesSent)
 				}
 				steps := stepNames(got)
-				if slices.Contains(steps, StepProve) != tt.prove || slices.Contains(steps, StepMark) != (tt.prove || tt.code == NoImageState) {
+				if slices.Contains(steps, StepMark) != tt.prove {
 					t.Errorf("steps %v", steps)
 				}
 				truth(t, r, got)
@@ -170,7 +170,7 @@ func TestPassIsTrue(t *testing.T) {
 			r := newRig(t, 1, func(_ int, o *sim.Options) {
 				o.Part, o.Build, o.Slots, o.Contents, o.Fault, o.Seed = part, build, slots, contents, fault, seed
 			}, func(r *rig) {
-				r.recipe.SlotPolicy = policy
+				r.recipe.SlotPolicy, r.recipe.AllowDowngrade = policy, true
 				r.recipe.Images[0].WriteSize = 32
 			})
 			got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
