@@ -22,6 +22,7 @@ type demo struct {
 	units, sites, baud int
 	seed               int64
 	fault, db, order   string
+	scenario, format   string
 }
 
 func newDemo() *cobra.Command {
@@ -39,9 +40,22 @@ With --fault, one of the boards is bad, so that you see a FAIL and what it
 says. The faults:
 
 ` + faultList() + `
-Exit codes: 0 all passed, 1 some unit did not pass, 2 bad input, 3 station fault.`,
+With --scenario, one board of one kind is worked instead, or, with "all", one of
+every kind that the station is made for and of every kind it must refuse, all at
+once: bootloaders built in different ways, one slot and two, UART and USB,
+updates through applications. Each must end as it should, with a PASS that is
+true of the board or a FAIL that says why; "list" lists them.
+
+Exit codes: 0 all passed, 1 some unit did not pass, 2 bad input, 3 station fault;
+with --scenario, 0 all ended as they should, 1 some did not.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case d.scenario != "":
+				return demoScenarios(cmd.Context(), d.scenario, d.format, cmd.OutOrStdout())
+			case cmd.Flags().Changed("format"):
+				return badInput(errors.New("--format is for --scenario: give one, as --scenario all"))
+			}
 			return d.run(cmd.Context(), cmd.OutOrStdout())
 		},
 	}
@@ -53,6 +67,11 @@ Exit codes: 0 all passed, 1 some unit did not pass, 2 bad input, 3 station fault
 	fl.StringVar(&d.fault, "fault", "", "`kind` of fault of one board, see above")
 	fl.StringVar(&d.db, "db", "", "records `file` (default: a new one in the temporary folder)")
 	fl.StringVar(&d.order, "order", "", "order `number` (default: a new one)")
+	fl.StringVar(&d.scenario, "scenario", "", "`name` of a kind of board, all, or list")
+	fl.StringVar(&d.format, "format", "text", "of the scenarios' reports: text or json")
+	for _, other := range []string{"units", "sites", "baud", "seed", "fault", "db", "order"} {
+		cmd.MarkFlagsMutuallyExclusive("scenario", other)
+	}
 	return cmd
 }
 

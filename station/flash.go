@@ -134,6 +134,9 @@ func (m *manualSite) Off(context.Context) error { return nil }
 func (m *manualSite) USB() bool { return m.usb }
 
 func (m *manualSite) Enter(ctx context.Context, _ fixtures.Entry, text func([]byte)) (*smp.Client, smp.Target, error) {
+	if m.client != nil {
+		return nil, 0, fixtures.ErrNoPower
+	}
 	began := time.Now()
 	if err := m.open(ctx, text, m.wait); err != nil {
 		return nil, 0, err
@@ -183,11 +186,6 @@ func (m *manualSite) Reconnect(ctx context.Context, text func([]byte), within ti
 	}
 	err := m.open(ctx, text, within)
 	return m.client, err
-}
-
-// Boot is for a board whose power is in somebody's hands.
-func (m *manualSite) Boot(context.Context, func([]byte)) (*smp.Client, error) {
-	return nil, fixtures.ErrNoPower
 }
 
 func (m *manualSite) Down() error {

@@ -37,6 +37,9 @@ type order struct {
 	scans    io.Reader
 	attended bool // scans come from a person at a terminal
 	out      io.Writer
+	// boards changes how a board of software is made, which the station's
+	// [simulator] describes in part only; nil leaves it as described.
+	boards func(n int, o *sim.Options)
 	// simulated is called with the boards of software, if the station has
 	// any, before anything runs.
 	simulated func(*sim.Bench)
@@ -162,7 +165,7 @@ func (o *order) run(ctx context.Context) error {
 // open makes every site of the station safe and returns the fixture and what
 // makes it safe again.
 func (o *order) open(st *configs.Station) (*fixtures.Fixture, func(), error) {
-	hw, bench, err := openHardware(st)
+	hw, bench, err := openHardware(st, o.boards)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -186,7 +189,7 @@ func (o *order) open(st *configs.Station) (*fixtures.Fixture, func(), error) {
 }
 
 // openHardware finds the station's pins and ports, real or simulated.
-func openHardware(st *configs.Station) (fixtures.Hardware, *sim.Bench, error) {
+func openHardware(st *configs.Station, boards func(n int, o *sim.Options)) (fixtures.Hardware, *sim.Bench, error) {
 	if st.Simulator == nil {
 		host, err := fixtures.OpenHost()
 		if err != nil {
@@ -194,7 +197,7 @@ func openHardware(st *configs.Station) (fixtures.Hardware, *sim.Bench, error) {
 		}
 		return fixtures.Hardware{Pin: host.Pin}, nil, nil
 	}
-	bench, err := newBench(st)
+	bench, err := newBench(st, boards)
 	if err != nil {
 		return fixtures.Hardware{}, nil, err
 	}
@@ -212,11 +215,16 @@ func openHardware(st *configs.Station) (fixtures.Hardware, *sim.Bench, error) {
 		Dial: func(path string, baud int) (io.ReadWriteCloser, error) {
 			return fixtures.OpenPort(ports[path], baud)
 		},
+		Present: func(path string) bool {
+			_, err := os.Stat(ports[path])
+			return err == nil
+		},
 	}, bench, nil
 }
 
-// newBench makes the simulated boards of a station, one a site.
-func newBench(st *configs.Station) (*sim.Bench, error) {
+// newBench makes the simulated boards of a station, one a site, each with the
+// changes made by change.
+func newBench(st *configs.Station, change func(n int, o *sim.Options)) (*sim.Bench, error) {
 	part, err := sim.PartByName(st.Simulator.Part)
 	if err != nil {
 		return nil, badInput(fmt.Errorf("%s: %w", st.File, err))
@@ -235,6 +243,9 @@ func newBench(st *configs.Station) (*sim.Bench, error) {
 		b.Name = "S" + strings.TrimPrefix(site.Port, "sim:")
 		b.Baud = site.Baud
 		b.Seed = uint64(st.Simulator.Seed) + uint64(n)
+		if change != nil {
+			change(n, &b)
+		}
 		return b
 	})
 }

@@ -208,7 +208,8 @@ func (l TrailerLayout) Offsets(slotSize int) TrailerOffsets {
 // known, Room stays clear of the trailer without its status area only, which
 // every bootloader writes. Room is 0 for a slot with no room.
 //
-// Builds that swap by move or by offset want one sector more for themselves.
+// Builds that swap by move or by offset keep one sector more for the swap, and
+// take no image for good that reaches into it (app_max_size in swap_move.c).
 func (l TrailerLayout) Room(slotSize, sectorSize int) int {
 	if sectorSize <= 0 {
 		l.NoStatus = true

@@ -76,9 +76,13 @@ func (a *attempt) running(image int) (smp.ImageSlot, bool) { return activeOf(a.f
 func (a *attempt) applicationImages(ctx context.Context) (smp.ImageList, error) {
 	list, err := a.applicationList(ctx)
 	if e, refused := errors.AsType[*smp.ServerError](err); refused {
-		return list, &Failure{Outcome: records.Fail, Code: ListRefused, Err: err,
+		f := &Failure{Outcome: records.Fail, Code: ListRefused, Err: err,
 			Detail: fmt.Sprintf("The application does not say what its slots hold: %v.", e),
 			Next:   "It needs CONFIG_MCUMGR_GRP_IMG=y; otherwise flash the board through recovery. Call a technician."}
+		if !e.PerGroup && e.Code == smp.CodeTooLarge {
+			f.Next = "The list does not fit its buffers: build the application with a larger CONFIG_MCUMGR_TRANSPORT_NETBUF_SIZE, such as 1024. Call a technician."
+		}
+		return list, f
 	}
 	return list, err
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,10 +42,10 @@ const (
 type Site interface {
 	// Off takes the power away and waits until the board is without.
 	Off(ctx context.Context) error
-	// Enter brings the board to where it answers, and gives text what it prints.
+	// Enter brings the board to where it answers, and gives text what it
+	// prints. Where it can do so once only, the next time is a
+	// fixtures.ErrNoPower.
 	Enter(ctx context.Context, how fixtures.Entry, text func(line []byte)) (*smp.Client, smp.Target, error)
-	// Boot starts the board by a power cycle, without recovery.
-	Boot(ctx context.Context, text func(line []byte)) (*smp.Client, error)
 	// Reconnect returns a client on the port of a board that restarts.
 	Reconnect(ctx context.Context, text func(line []byte), within time.Duration) (*smp.Client, error)
 	// USB tells whether the port is the board's own and goes when it restarts.
@@ -220,9 +221,9 @@ func (a *attempt) run(ctx context.Context) *Failure {
 	var rest []step
 	switch a.plan.Policy {
 	case configs.SecondaryConfirm:
-		rest = append([]step{{StepMark, a.mark}}, restart...)
+		rest = slices.Concat([]step{{StepMark, a.mark}}, restart)
 	case configs.SecondaryTestConfirm:
-		rest = append([]step{{StepMark, a.mark}}, append(restart, step{StepConfirm, a.confirm})...)
+		rest = slices.Concat([]step{{StepMark, a.mark}}, restart, []step{{StepConfirm, a.confirm}})
 	case configs.ApplicationPolicy:
 		rest = []step{{StepMark, a.mark}, {StepRelease, a.release}, {StepBoot, a.bootApplication}, {StepCheck, a.check}, {StepConfirm, a.confirm}}
 	default:
@@ -234,6 +235,9 @@ func (a *attempt) run(ctx context.Context) *Failure {
 		if a.facts.Target == smp.TargetApplication {
 			rest = []step{{StepCheck, a.check}} // it has started already
 		}
+	}
+	if a.doubtful() {
+		rest = slices.Concat(restart, []step{{StepRecovery, a.returnOnce}}, restart)
 	}
 	f := a.steps(ctx, append(rest, step{StepProve, a.prove})...)
 	switch {
@@ -255,6 +259,27 @@ func (a *attempt) settled() bool {
 		}
 	}
 	return true
+}
+
+// doubtful reports whether a board that holds the image already may hold it on
+// trial only, which its bootloader does not tell: some throw a trial away at the
+// second start only, so it takes two to see that it stays.
+func (a *attempt) doubtful() bool {
+	for _, l := range a.loads {
+		if l.kept && a.facts.Target == smp.TargetBootloader && !a.facts.List.HasFlags && !a.facts.single(l.fw.Number) {
+			return true
+		}
+	}
+	return false
+}
+
+// returnOnce goes back to recovery between two starts, where it can.
+func (a *attempt) returnOnce(ctx context.Context, s *records.Step) error {
+	err := a.enterAgain(ctx, s)
+	if errors.Is(err, fixtures.ErrNoPower) {
+		return skip(s, "the station cannot switch this board's power")
+	}
+	return err
 }
 
 // end makes the result.
@@ -401,6 +426,13 @@ func (a *attempt) enter(ctx context.Context, s *records.Step) error {
 		}
 		a.facts.Target = target
 	}
+	if target == smp.TargetBootloader && a.job.Policy == configs.ApplicationPolicy {
+		// Perhaps only because it was spoken to while it listened at its start.
+		if target, err = a.leaveWindow(ctx); err != nil {
+			return err
+		}
+		a.facts.Target = target
+	}
 	switch target {
 	case smp.TargetBootloader:
 		a.result.Target = records.Bootloader
@@ -454,6 +486,18 @@ func (a *attempt) bootMode(ctx context.Context) (smp.Target, error) {
 			return 0, err
 		}
 	}
+}
+
+// leaveWindow restarts a bootloader into its application, and is silent until
+// it cannot listen any more (CONFIG_BOOT_SERIAL_WAIT_FOR_DFU).
+func (a *attempt) leaveWindow(ctx context.Context) (smp.Target, error) {
+	if err := a.restart(ctx, smp.BootNormal); err != nil {
+		return 0, err
+	}
+	wctx, cancel := context.WithTimeout(ctx, 2*quietTime)
+	a.prints.wait(wctx, nil, a.reset, nil)
+	cancel()
+	return a.probeUntil(ctx, time.Now().Add(time.Duration(a.job.Timeouts.Boot)))
 }
 
 // probeUntil asks what is there until something answers, and follows a USB

@@ -116,32 +116,35 @@ func staleSwap(foreign smp.ImageSlot) *Failure {
 // no command to take such a mark back.
 func (a *attempt) letSwap(ctx context.Context, s *records.Step) error {
 	foreign, _ := stale(a.facts.List)
-	from := a.prints.len()
-	client, err := a.site.Boot(ctx, a.prints.add)
+	if err := a.restart(ctx, smp.BootNormal, s); err != nil {
+		return err
+	}
+	// The first line is the application's: MCUboot's own console is never on
+	// the line of its recovery. Nor is there a USB port while it swaps. A silent
+	// board gets the whole time.
+	deadline := time.Now().Add(time.Duration(a.job.Timeouts.Swap))
+	if a.site.USB() {
+		if err := pause(ctx, resetTime); err != nil {
+			return err
+		}
+		if back, err := a.follow(ctx, time.Until(deadline)); err != nil {
+			return err
+		} else if back {
+			deadline = time.Now()
+		}
+	}
+	if _, _, err := a.printed(ctx, max(time.Until(deadline), 0), func(ctx context.Context, gone <-chan struct{}) (string, bool) {
+		return a.prints.wait(ctx, gone, a.reset, nil)
+	}); err != nil {
+		return err
+	}
+	s.Retries++
+	note(s, fmt.Sprintf("version %s was pending in slot %d and has been let swap", foreign.Version, foreign.Slot))
+	err := a.enterAgain(ctx, s)
 	if errors.Is(err, fixtures.ErrNoPower) {
 		return staleSwap(foreign)
 	}
-	var gone <-chan struct{}
-	switch _, absent := errors.AsType[*fixtures.NoPortError](err); {
-	case absent: // an application without USB
-	case err != nil:
-		return err
-	default:
-		gone = client.Gone()
-	}
-	// The first line is the application's: MCUboot's own console is never on
-	// the line of its recovery. A silent board gets the whole time.
-	wctx, cancel := context.WithTimeout(ctx, time.Duration(a.job.Timeouts.Swap))
-	for {
-		if _, printed := a.prints.wait(wctx, gone, from, nil); printed || wctx.Err() != nil {
-			break
-		}
-		gone = nil // a USB port comes and goes; the time is what counts
-	}
-	cancel()
-	s.Retries++
-	note(s, fmt.Sprintf("version %s was pending in slot %d and has been let swap", foreign.Version, foreign.Slot))
-	if err := a.enterAgain(ctx, s); err != nil {
+	if err != nil {
 		return err
 	}
 	list, err := a.list(ctx, s)
@@ -168,6 +171,7 @@ func (a *attempt) enterAgain(ctx context.Context, s *records.Step) error {
 	if err := a.enter(ctx, s); err != nil {
 		return err
 	}
+	a.answers = a.facts.Target == smp.TargetApplication
 	a.facts = facts
 	return nil
 }
@@ -351,9 +355,6 @@ func (a *attempt) list(ctx context.Context, s *records.Step) (smp.ImageList, err
 // a test. A further image is always marked for good, since nothing could
 // confirm it later.
 func (a *attempt) mark(ctx context.Context, s *records.Step) error {
-	if a.plan.Row == "A2" {
-		return skip(s, "the bootloader runs the highest version")
-	}
 	marked := false
 	for _, l := range a.loads {
 		if l.kept || l.slot == 0 && a.facts.Target == smp.TargetBootloader {
@@ -366,6 +367,9 @@ func (a *attempt) mark(ctx context.Context, s *records.Step) error {
 		good := a.plan.Policy == configs.SecondaryConfirm || l.fw.Number > 0
 		list, err := a.client.SetImageState(ctx, l.fw.Hash, good, time.Duration(a.job.Timeouts.List))
 		if e, refused := errors.AsType[*smp.ServerError](err); refused {
+			if a.plan.Row == "A2" && e.NotSupported() {
+				return skip(s, "the bootloader runs the highest version")
+			}
 			return a.markRefused(l, e)
 		}
 		if err != nil {

@@ -151,16 +151,16 @@ func decideApplication(want configs.SlotPolicy, f Facts) (Decision, *Failure) {
 			Next:   `Check the recovery pin of this site, and that the bootloader is built with serial recovery; to update through the application set entry = "power-on" and slot_policy = "application". Call a technician.`}
 	}
 	if picksHighest(f.Mode) {
-		return Decision{configs.ApplicationPolicy, "A2", "An application answers, and its bootloader runs the highest version from either slot: the image goes to the slot that is free, and there is nothing to mark."}, nil
+		return Decision{configs.ApplicationPolicy, "A2", "An application answers, and its bootloader runs the highest version from either slot: the image goes to the slot that is free."}, nil
 	}
 	return Decision{configs.ApplicationPolicy, "A1", "An application answers: the image goes to the slot that is free, starts on trial, and is kept once it runs."}, nil
 }
 
 // picksHighest reports whether a bootloader runs the highest version wherever
-// it lies.
+// it lies, and mostly without a mark.
 func picksHighest(m smp.BootloaderMode) bool {
 	switch m {
-	case smp.ModeDirectXIP, smp.ModeDirectXIPRev, smp.ModeRAMLoad:
+	case smp.ModeDirectXIP, smp.ModeRAMLoad:
 		return true
 	}
 	return false

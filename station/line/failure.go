@@ -39,6 +39,7 @@ const (
 	Replaced        Code = "REPLACED"         // another image was swapped over it at the restart
 	ErasedAtBoot    Code = "ERASED_AT_BOOT"   // the bootloader threw it away at the restart
 	OtherSlotRuns   Code = "OTHER_SLOT_RUNS"  // another slot may be the one that runs
+	NotProven       Code = "NOT_PROVEN"       // nothing shows that it runs
 	Reverted        Code = "REVERTED"         // started on trial, and went back
 	ResetRefused    Code = "RESET_REFUSED"
 	StillInRecovery Code = "STILL_IN_RECOVERY" // restarted, and is a bootloader again
@@ -107,7 +108,7 @@ func (f *Failure) retryable() bool {
 	}
 	switch f.Code {
 	case ImageNotListed, HashNotReported, UploadRefused, NotRecovery, StaleSwap, NotConfirmed, NoDirectUpload, NoImageState, ConfirmRefused, TotalTime,
-		ErasedAtBoot, OtherSlotRuns, Reverted, NotSwapped, NotApplication, NoFreeSlot, NoSuchImage, ImageTooLarge, MessageTooLong, Downgrade, WrongBoard,
+		ErasedAtBoot, OtherSlotRuns, NotProven, Reverted, NotSwapped, NotApplication, NoFreeSlot, NoSuchImage, ImageTooLarge, MessageTooLong, Downgrade, WrongBoard,
 		DependencyMissing, WrongBaud, RawProtocol:
 		return false
 	}

@@ -94,9 +94,13 @@ func (a *attempt) boot(ctx context.Context, s *records.Step) error {
 				Detail: "The board holds the right image but came back in recovery instead of starting it.",
 				Next:   "Check that the recovery pin of this site lets go; otherwise put the board aside as bad."}
 		case a.job.BootText != nil:
-			return &Failure{Outcome: records.Fail, Code: NoBoot,
+			f := &Failure{Outcome: records.Fail, Code: NoBoot,
 				Detail: fmt.Sprintf("The board holds the right image but printed nothing within %.0f s of its restart.", within.Seconds()),
 				Next:   setAside}
+			if a.site.USB() {
+				f.Next = "An application on USB prints before anybody has its port, unless it waits for DTR: take boot_text out of the recipe if this one does not wait; otherwise put the board aside as bad."
+			}
+			return f
 		case target == smp.TargetApplication:
 			a.answers = true
 		case a.client == nil:
@@ -170,12 +174,14 @@ func (a *attempt) confirm(ctx context.Context, s *records.Step) error {
 		}
 		kept = kept && active.Confirmed
 	}
-	if kept {
-		return skip(s, "it is kept already")
-	}
-	// Without a hash: what is meant is what runs.
+	// Without a hash: what is meant is what runs. It is said also where the list
+	// has it as confirmed: Zephyr's does so too early where the bootloader runs
+	// images in place and the other slot is empty.
 	list, err = a.client.SetImageState(ctx, nil, true, time.Duration(a.job.Timeouts.List))
 	if e, refused := errors.AsType[*smp.ServerError](err); refused {
+		if kept && e.NotSupported() {
+			return skip(s, "it is kept already")
+		}
 		return &Failure{Outcome: records.Fail, Code: ConfirmRefused, Err: err, Next: callTech,
 			Detail: fmt.Sprintf("The board runs the image on trial, and its application refuses to keep it: %v.", e)}
 	}
@@ -192,6 +198,9 @@ func (a *attempt) keeps(list smp.ImageList) error {
 		if !ok || !l.is(active) {
 			return a.notRunning(l, list)
 		}
+		if a.facts.Target == smp.TargetBootloader && active.Slot != 0 {
+			return notSwapped(a.called(l))
+		}
 		if !active.Confirmed {
 			return notConfirmed("runs")
 		}
@@ -201,6 +210,12 @@ func (a *attempt) keeps(list smp.ImageList) error {
 		return staleSwap(foreign)
 	}
 	return nil
+}
+
+func notSwapped(image string) *Failure {
+	return &Failure{Outcome: records.Fail, Code: NotSwapped,
+		Detail: fmt.Sprintf("The board restarted and did not swap %s into its primary slot.", image),
+		Next:   `Check that its bootloader swaps, and is not built for direct execution in place or RAM loading: for those set slot_policy = "primary" or "application". Call a technician.`}
 }
 
 func (a *attempt) mine(s smp.ImageSlot) bool {
@@ -258,12 +273,10 @@ func (a *attempt) prove(ctx context.Context, s *records.Step) error {
 		return a.proveByRecovery(ctx, s)
 	case a.job.Proof == configs.BootTextProof, a.job.Proof == configs.NoProof:
 		return skip(s, "the recipe asks for no more")
-	case a.job.BootText != nil && a.job.TellsVersion && !a.twin():
+	case a.job.BootText != nil && a.job.TellsVersion && len(a.loads) == 1 && !a.twin():
 		return skip(s, "the boot text tells the version")
-	case a.answers:
+	case a.answers, a.job.Entry == configs.BootMode: // whose application has a server
 		return a.proveByApplication(ctx, s)
-	case a.job.Entry == configs.PowerOn || a.job.Entry == configs.BootMode:
-		return skip(s, "this board does not come back to recovery by itself")
 	}
 	err := a.proveByRecovery(ctx, s)
 	if errors.Is(err, fixtures.ErrNoPower) {
@@ -282,13 +295,13 @@ func (a *attempt) slots() string {
 	return "0"
 }
 
-// twin reports whether another slot holds an image of the same version: the
-// version alone then does not tell which one runs.
+// twin reports whether another slot holds an image of the same version, or the
+// very same image: the version alone then does not tell which one runs.
 func (a *attempt) twin() bool {
 	for _, s := range a.facts.List.Slots {
 		for _, l := range a.loads {
 			v, err := mcuboot.ParseVersion(s.Version)
-			if s.Image == l.fw.Number && s.Slot != l.slot && !l.is(s) && err == nil && v.Compare(l.fw.Version) == 0 {
+			if s.Image == l.fw.Number && s.Slot != l.slot && err == nil && v.Compare(l.fw.Version) == 0 {
 				return true
 			}
 		}
@@ -324,8 +337,19 @@ func (a *attempt) proveByApplication(ctx context.Context, s *records.Step) error
 // proveByRecovery enters recovery once more: after a restart the bootloader
 // says what became of the slots.
 func (a *attempt) proveByRecovery(ctx context.Context, s *records.Step) error {
-	if err := a.enterAgain(ctx, s); err != nil {
+	err := a.enterAgain(ctx, s)
+	if _, silent := errors.AsType[*fixtures.NoAnswerError](err); silent && a.job.Entry == configs.PowerOn {
+		// What answered once because it had no application has one now; or it
+		// has died.
+		return &Failure{Outcome: records.Fail, Code: NotProven,
+			Detail: "The board took the image and was started, and nothing shows that the image runs.",
+			Next:   `Set a boot_text with {version} in the recipe's [check] if the board prints one; if it is silent by design, say so with proof = "none".`}
+	}
+	if err != nil {
 		return err
+	}
+	if a.answers {
+		return a.proveByApplication(ctx, s)
 	}
 	list, err := a.list(ctx, s)
 	if err != nil {
@@ -338,9 +362,7 @@ func (a *attempt) proveByRecovery(ctx context.Context, s *records.Step) error {
 				return a.fate(list)
 			}
 			l.hash, l.version = "", ""
-			return &Failure{Outcome: records.Fail, Code: NotSwapped,
-				Detail: fmt.Sprintf("The board restarted and did not swap %s into its primary slot.", a.called(l)),
-				Next:   `Check that its bootloader swaps, and is not built for direct execution in place or RAM loading: for those set slot_policy = "primary" or "application". Call a technician.`}
+			return notSwapped(a.called(l))
 		}
 		l.report(slot)
 		if list.HasFlags && !(slot.Active && slot.Confirmed) {

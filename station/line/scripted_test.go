@@ -95,10 +95,6 @@ func (s *scripted) Reconnect(context.Context, func([]byte), time.Duration) (*smp
 	return s.client, nil
 }
 
-func (s *scripted) Boot(context.Context, func([]byte)) (*smp.Client, error) {
-	return nil, fixtures.ErrNoPower
-}
-
 func (s *scripted) USB() bool { return false }
 
 func (s *scripted) Down() error {

@@ -3,10 +3,12 @@ package line
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -130,58 +132,110 @@ func TestAlreadyFlashed(t *testing.T) {
 	}
 }
 
-// Whatever a bootloader was built like, whatever was in its slots and however
-// the line behaves: PASS means that the board runs the image from now on.
+// Whatever a board was built like, whatever was in its slots, however it is
+// entered and however the line behaves: PASS means that the board runs every
+// image from now on.
 func TestPassIsTrue(t *testing.T) {
-	old := other(t)
-	passed := 0
+	old, image, twin, newer := build(t, "1.0.0", nil), build(t, "2.0.0", nil), build(t, "2.0.0", func(o *mcuboot.BuildOptions) { o.Body = []byte("another build of it") }), build(t, "3.0.0", nil)
+	ram, oldRAM := build(t, "2.0.0", ramLoad), build(t, "1.0.0", ramLoad)
+	net, oldNet := build(t, "1.2.3", nil), build(t, "1.1.0", nil)
+	passed := map[string]int{}
 	rapid.Check(t, func(rt *rapid.T) {
-		part := rapid.SampledFrom([]sim.Part{sim.NRF52840(), sim.NRF54L15(), sim.STM32L4()}).Draw(rt, "part")
-		build := sim.BuildOptions{
+		flip := func(name string) bool { return rapid.Bool().Draw(rt, name) }
+		part, err := sim.PartByName(rapid.SampledFrom([]string{"nRF52840", "nRF54L15", "STM32L4"}).Draw(rt, "part"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		part.SlotSize = 16 * part.SectorSize // swaps take their time
+		built := sim.BuildOptions{
 			Mode:         rapid.SampledFrom(sim.Modes()).Draw(rt, "mode"),
-			ImageState:   rapid.Bool().Draw(rt, "image state"),
-			SlotInfo:     rapid.Bool().Draw(rt, "slot info"),
-			DirectUpload: rapid.Bool().Draw(rt, "direct upload"),
+			ImageState:   flip("image state"),
+			SlotInfo:     flip("slot info"),
+			DirectUpload: flip("direct upload"),
+			Images:       rapid.SampledFrom([]int{1, 1, 2}).Draw(rt, "images"),
+			BootMode:     flip("boot mode"),
+			NoHash:       rapid.IntRange(0, 9).Draw(rt, "no hash") == 0,
+		}
+		if flip("window") {
+			built.WaitForDFU = 500 * time.Millisecond
 		}
 		slots := 2
-		if build.Mode == sim.ModeSingleSlot {
-			slots, build.ImageState, build.DirectUpload = 1, false, false
+		if built.Mode == sim.ModeSingleSlot {
+			slots, built.ImageState, built.DirectUpload, built.Images = 1, false, false, 1
+		}
+		to := image
+		if built.Mode == sim.ModeRAMLoad || built.Mode == sim.ModeRAMLoadRevert {
+			to = ram
 		}
 		contents := map[int][]byte{}
-		for n := range slots {
-			switch rapid.SampledFrom([]string{"blank", "image", "pending", "confirmed", "junk"}).Draw(rt, fmt.Sprintf("slot %d", n)) {
+		for n := range slots * built.Images {
+			some := map[string][]byte{"old": old, "old for RAM": oldRAM, "twin": twin, "newer": newer, "the same": to}
+			if n > 1 {
+				some = map[string][]byte{"old": oldNet, "the same": net}
+			}
+			was := some[rapid.SampledFrom(slices.Sorted(maps.Keys(some))).Draw(rt, fmt.Sprintf("image of slot %d", n))]
+			switch rapid.SampledFrom([]string{"blank", "image", "image", "pending", "confirmed", "junk"}).Draw(rt, fmt.Sprintf("slot %d", n)) {
 			case "image":
-				contents[n] = old
+				contents[n] = was
 			case "pending":
-				contents[n] = pending(t, part, old, false)
+				contents[n] = pending(t, part, was, false)
 			case "confirmed":
-				contents[n] = pending(t, part, old, true)
+				contents[n] = pending(t, part, was, true)
 			case "junk":
 				contents[n] = bytes.Repeat([]byte{0x5a}, 3000)
+			}
+		}
+		var server *sim.ServerOptions
+		if flip("server") {
+			server = &sim.ServerOptions{
+				Params: flip("params"), BufferSize: 1024, BootloaderInfo: flip("bootloader info"), BootMode: built.BootMode,
+				SelfConfirm: flip("confirms itself"), ImageCheck: flip("image check"), AllowErasePending: flip("allow erase pending"),
 			}
 		}
 		fault, err := sim.ParseFault(rapid.SampledFrom([]string{"", "", "", "lost-reply=0.05", "corrupt=0.0002", "reset-mid-upload", "dies", "wrong-key"}).Draw(rt, "fault"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		policy := rapid.SampledFrom([]configs.SlotPolicy{configs.PrimarySlot, configs.SecondaryConfirm}).Draw(rt, "policy")
-		seed := rapid.Uint64().Draw(rt, "seed")
+		crashes := rapid.SampledFrom([]string{"", "", "", "2.0.0+0", "1.0.0+0"}).Draw(rt, "crashes")
+		policy := rapid.SampledFrom(configs.SlotPolicies()).Draw(rt, "policy")
+		entry := rapid.SampledFrom([]configs.Entry{configs.RecoveryPin, configs.RecoveryPin, configs.Window, configs.BootMode, configs.PowerOn}).Draw(rt, "entry")
+		if policy == configs.ApplicationPolicy {
+			entry = configs.PowerOn
+		}
+		usb, text, further, seed := flip("USB"), flip("boot text"), built.Images > 1 || rapid.IntRange(0, 9).Draw(rt, "further") == 0, rapid.Uint64().Draw(rt, "seed")
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, 1, func(_ int, o *sim.Options) {
-				o.Part, o.Build, o.Slots, o.Contents, o.Fault, o.Seed = part, build, slots, contents, fault, seed
+				o.Part, o.Build, o.Slots, o.Contents, o.Fault, o.Seed = part, built, slots, contents, fault, seed
+				o.Key, o.Server, o.Crashes = signer().Public(), server, crashes
+				if usb {
+					o.USB = &sim.USBOptions{Bootloader: sim.USBID{Vendor: 1, Product: 1}, ReplyLost: true}
+					if server != nil {
+						o.USB.Application = sim.USBID{Vendor: 1, Product: 2}
+					}
+				}
 			}, func(r *rig) {
-				r.recipe.SlotPolicy, r.recipe.AllowDowngrade = policy, true
-				r.recipe.Images[0].WriteSize = 32
+				r.recipe.SlotPolicy, r.recipe.Entry, r.recipe.AllowDowngrade = policy, entry, true
+				r.recipe.Images = []configs.Image{{Path: configs.Path{Written: "app.bin"}, Data: to, WriteSize: 32}}
+				if further {
+					r.recipe.Images = append(r.recipe.Images, configs.Image{Path: configs.Path{Written: "net.bin"}, Data: net, Number: 1, WriteSize: 32})
+				}
+				if !text {
+					r.recipe.Check.BootText = ""
+				}
 			})
 			got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
-			truth(rt, r, got)
 			if got.Outcome == records.Pass {
-				passed++
+				passed[got.PolicyRow]++
+				everyImage(rt, r, got)
+			}
+			if got.Outcome == records.Error {
+				rt.Errorf("a board's fault is no fault of the station: %s %s", got.FailureCode, got.Detail)
 			}
 			r.safe()
 		})
 	})
-	if passed == 0 {
+	t.Logf("passed by row: %v", passed)
+	if len(passed) == 0 {
 		t.Error("nothing passed: the test shows nothing")
 	}
 }
