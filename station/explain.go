@@ -7,33 +7,65 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"periph.io/x/conn/v3/gpio"
 
+	"flashline/configs"
 	"flashline/fixtures"
 	"flashline/smp"
+	"flashline/station/line"
 )
 
 // explanation is what can be learnt of a board without writing to it; scripts
 // rely on the JSON names.
 type explanation struct {
-	Port        string           `json:"port"`
-	Baud        int              `json:"baud"`
-	Target      string           `json:"target"`
-	MessageSize int              `json:"message_size"` // largest SMP message that the board takes, bytes
-	BufferSize  int              `json:"buffer_size,omitempty"`
-	BufferCount int              `json:"buffer_count,omitempty"`
-	Echo        bool             `json:"echo"`
-	ImageState  bool             `json:"image_state"` // the list carries flags
-	Hashes      bool             `json:"hashes"`      // the list carries hashes
-	Images      []explainedImage `json:"images"`
-	SlotInfo    bool             `json:"slot_info"`
-	Slots       []explainedSlot  `json:"slots"`
-	Bootloader  string           `json:"bootloader,omitempty"`
-	Policy      string           `json:"policy"` // "" if this program cannot flash it
-	Why         string           `json:"why"`
-	Notes       []string         `json:"notes"`
+	Port        string            `json:"port"`
+	Baud        int               `json:"baud"`
+	Target      string            `json:"target"`
+	MessageSize int               `json:"message_size"` // largest SMP message that the board takes, bytes
+	BufferSize  int               `json:"buffer_size,omitempty"`
+	BufferCount int               `json:"buffer_count,omitempty"`
+	Echo        bool              `json:"echo"`
+	ImageState  bool              `json:"image_state"` // the list carries flags
+	Hashes      bool              `json:"hashes"`      // the list carries hashes
+	Images      []explainedImage  `json:"images"`
+	SlotInfo    bool              `json:"slot_info"`
+	Slots       []explainedSlot   `json:"slots"`
+	Board       string            `json:"board,omitempty"`      // as an application names what it runs on
+	System      string            `json:"system,omitempty"`     // the rest of what it says of itself
+	Bootloader  string            `json:"bootloader,omitempty"` // as an application names it
+	Release     string            `json:"release,omitempty"`    // of MCUboot, as far as its answers betray it
+	Hints       []string          `json:"hints"`                // how they do
+	Policy      string            `json:"policy"`               // what "auto" comes to, "" if this program cannot flash it
+	Row         string            `json:"row"`                  // of the decision table
+	Why         string            `json:"why"`
+	Policies    []explainedPolicy `json:"policies"` // what the others come to
+	Silence     *explainedSilence `json:"silence,omitempty"`
+	Notes       []string          `json:"notes"`
+}
+
+// explainedPolicy is what would become of a recipe that names a slot policy.
+type explainedPolicy struct {
+	Policy string `json:"policy"`
+	Works  bool   `json:"works"`
+	Row    string `json:"row,omitempty"`
+	Why    string `json:"why"`            // or why not
+	Cure   string `json:"cure,omitempty"` // what to build or write for it to work
+}
+
+// explainedSilence is what was found out about a board that does not answer.
+type explainedSilence struct {
+	Cause    string   `json:"cause"`
+	Detail   string   `json:"detail"`
+	NextStep string   `json:"next_step"`
+	RuledOut []string `json:"ruled_out"`
+	Heard    int      `json:"heard"` // bytes that came at the speed of the port
+	Printed  []string `json:"printed"`
+	Holders  []string `json:"holders"` // other programs that have the port open
 }
 
 type explainedImage struct {
@@ -61,8 +93,12 @@ func newExplain() *cobra.Command {
 		Use:   "explain --port P",
 		Short: "Look at one connected board, without writing to it",
 		Long: `Explain asks the board on a port what it is: bootloader or application, what
-it can take and tell, which images it holds, and which slot policy fits it and
-why. It writes nothing to the board and leaves it as it is.
+it can take and tell, which images it holds, what its answers betray of its
+release, and which slot policy a run would follow and why, with what is missing
+for the others. It writes nothing to the board and leaves it as it is.
+
+A board that does not answer is asked in other ways, at other speeds and in the
+raw protocol, for some seconds; what can be told from here is said.
 
 Exit codes: 0 something answered, 1 silence, 2 bad input, 3 port fault.`,
 		Args: cobra.NoArgs,
@@ -73,19 +109,18 @@ Exit codes: 0 something answered, 1 silence, 2 bad input, 3 port fault.`,
 			if format != "text" && format != "json" {
 				return badInput(fmt.Errorf("there is no format %q: use text or json", format))
 			}
-			p, err := fixtures.OpenPort(port, baud)
-			if err != nil {
-				return stationFault(err)
+			e := explanation{
+				Port: port, Baud: baud, Images: []explainedImage{}, Slots: []explainedSlot{},
+				Hints: []string{}, Policies: []explainedPolicy{}, Notes: []string{},
 			}
-			c := smp.NewClient(p, smp.Options{Baud: baud})
-			defer c.Close()
-			e := explanation{Port: port, Baud: baud, Images: []explainedImage{}, Slots: []explainedSlot{}, Notes: []string{}}
-			if err := e.ask(cmd.Context(), c, wait); err != nil {
-				return err
+			asked := e.ask(cmd.Context(), wait)
+			if asked != nil && (e.Silence == nil || format == "text") {
+				return asked
 			}
 			var b bytes.Buffer
 			if format == "json" {
 				enc := json.NewEncoder(&b)
+				enc.SetEscapeHTML(false)
 				enc.SetIndent("", "  ")
 				if err := enc.Encode(e); err != nil {
 					return err
@@ -93,8 +128,10 @@ Exit codes: 0 something answered, 1 silence, 2 bad input, 3 port fault.`,
 			} else {
 				e.text(&b)
 			}
-			_, err = cmd.OutOrStdout().Write(b.Bytes())
-			return err
+			if _, err := cmd.OutOrStdout().Write(b.Bytes()); err != nil {
+				return err
+			}
+			return asked
 		},
 	}
 	fl := cmd.Flags()
@@ -107,58 +144,139 @@ Exit codes: 0 something answered, 1 silence, 2 bad input, 3 port fault.`,
 
 // ask fills in the explanation. What the board refuses is an answer too; only
 // silence and a broken port are errors.
-func (e *explanation) ask(ctx context.Context, c *smp.Client, wait time.Duration) error {
-	target, err := c.AwaitTarget(ctx, 100*time.Millisecond, wait)
-	if _, silent := errors.AsType[*smp.TimeoutError](err); silent {
-		return &exitError{exitFailed, fmt.Errorf("nothing answered on %s at %d baud within %s; check, in this order: has the board power, is it in recovery (hold its button, press reset), is this its port, is this its baud, are TX and RX crossed, is its console on the same line, is it built with serial recovery over console frames", e.Port, e.Baud, wait)}
-	}
+func (e *explanation) ask(ctx context.Context, wait time.Duration) error {
+	p, err := fixtures.OpenPort(e.Port, e.Baud)
 	if err != nil {
+		if holders := fixtures.Holders(e.Port); len(holders) > 0 {
+			err = fmt.Errorf("%w; %s has it open", err, strings.Join(holders, ", "))
+		}
 		return stationFault(err)
 	}
-	e.Target = target.String()
-	note := func(err error) error {
-		if _, broken := errors.AsType[*smp.PortError](err); broken || ctx.Err() != nil {
+	c := smp.NewClient(p, smp.Options{Baud: e.Baud})
+	defer c.Close()
+	target, err := c.AwaitTarget(ctx, 100*time.Millisecond, wait)
+	if _, silent := errors.AsType[*smp.TimeoutError](err); silent {
+		if err := c.Close(); err != nil {
 			return stationFault(err)
 		}
+		return e.diagnose(ctx, wait)
+	}
+	q := question{ctx: ctx, c: c, e: e, facts: line.Facts{Target: target, Mode: smp.ModeUnknown}}
+	switch _, broken := errors.AsType[*smp.PortError](err); {
+	case broken || ctx.Err() != nil:
+		return stationFault(err)
+	case err != nil: // something answered, and it was neither
 		e.Notes = append(e.Notes, err.Error())
-		return nil
 	}
-	if p, err := c.Params(ctx); err == nil {
-		e.BufferSize, e.BufferCount = p.BufSize, p.BufCount
-	} else if err := note(err); err != nil {
-		return err
+	e.Target = target.String()
+	if err := q.ask(); err != nil {
+		return stationFault(err)
 	}
-	if e.MessageSize, err = c.FindMessageSize(ctx); err != nil {
-		if err := note(err); err != nil {
-			return err
-		}
-	}
-	if text, err := c.Echo(ctx, "flashline"); err == nil {
-		e.Echo = text == "flashline"
-	} else if err := note(err); err != nil {
-		return err
-	}
-	if err := e.askImages(ctx, c, note); err != nil {
-		return err
-	}
-	if target == smp.TargetApplication {
-		if info, err := c.BootloaderInfo(ctx); err == nil {
-			e.Bootloader = fmt.Sprintf("%s, mode %d", info.Name, info.Mode)
-		} else if err := note(err); err != nil {
-			return err
-		}
-	}
-	e.choose(target)
+	e.choose(q.facts)
 	return nil
 }
 
-func (e *explanation) askImages(ctx context.Context, c *smp.Client, note func(error) error) error {
-	list, err := c.Images(ctx, 0)
-	if err != nil {
-		if err := note(err); err != nil {
+// question is the talk with a board that answers.
+type question struct {
+	ctx   context.Context
+	c     *smp.Client
+	e     *explanation
+	facts line.Facts
+	hints releaseHints
+}
+
+// heed notes why something is not known. Only a port that broke, or the end of
+// the command, is an error.
+func (q *question) heed(err error) error {
+	if _, broken := errors.AsType[*smp.PortError](err); broken || q.ctx.Err() != nil {
+		return err
+	}
+	q.e.Notes = append(q.e.Notes, err.Error())
+	return nil
+}
+
+func (q *question) ask() error {
+	asks := []func() error{q.params, q.size, q.images, q.slots}
+	if q.facts.Target == smp.TargetApplication {
+		q.c.SetVersion(smp.V2) // which names its errors
+		asks = append(asks, q.echo, q.application)
+	} else {
+		// What old releases leave without an answer comes last.
+		asks = append(asks, q.echo, q.version)
+	}
+	for _, ask := range asks {
+		if err := ask(); err != nil {
 			return err
 		}
 	}
+	if q.facts.Target == smp.TargetBootloader {
+		q.e.Release, q.e.Hints = q.hints.release, append(q.e.Hints, q.hints.all...)
+	}
+	return nil
+}
+
+func (q *question) params() error {
+	p, err := q.c.Params(q.ctx)
+	if err != nil {
+		return q.heed(err)
+	}
+	q.e.BufferSize, q.e.BufferCount = p.BufSize, p.BufCount
+	q.hints.since("newer than 2.4", "It knows the buffer parameters, which came after MCUboot 2.4.")
+	return nil
+}
+
+func (q *question) size() (err error) {
+	if q.e.MessageSize, err = q.c.FindMessageSize(q.ctx); err != nil {
+		return q.heed(err)
+	}
+	return nil
+}
+
+func (q *question) echo() error {
+	const text = "flashline" // short: an answer has little room
+	got, err := q.c.Echo(q.ctx, text)
+	q.e.Echo = err == nil && got == text
+	refused, no := errors.AsType[*smp.ServerError](err)
+	_, silent := errors.AsType[*smp.TimeoutError](err)
+	switch {
+	case err == nil:
+		q.hints.since("1.9", "It echoes, which MCUboot can since 1.9.")
+		return nil
+	case no:
+		q.hints.since("2.1", "It refuses an echo, to which releases up to 2.0 say nothing.")
+		if refused.Code > 1<<31-1 {
+			q.hints.until("1.9", "Its error codes have no sign, as up to 1.9.")
+		}
+	case silent:
+		q.hints.until("2.0", "It says nothing to an echo, which later releases without it refuse.")
+	}
+	return q.heed(err)
+}
+
+// version asks in the second version of the protocol, to which old
+// bootloaders are deaf.
+func (q *question) version() error {
+	q.c.SetVersion(smp.V2)
+	defer q.c.SetVersion(smp.V1)
+	_, err := q.c.AwaitTarget(q.ctx, 250*time.Millisecond, time.Second)
+	_, silent := errors.AsType[*smp.TimeoutError](err)
+	switch {
+	case err == nil:
+		q.hints.since("2.0", "It answers the second version of the protocol, to which releases before 2.0 are deaf.")
+		return nil
+	case silent:
+		q.hints.until("1.10", "It is deaf to the second version of the protocol, as releases before 2.0.")
+	}
+	return q.heed(err)
+}
+
+func (q *question) images() error {
+	list, err := q.c.Images(q.ctx, 0)
+	if err != nil {
+		return q.heed(err)
+	}
+	e := q.e
+	q.facts.Listed, q.facts.List = true, list
 	e.ImageState = list.HasFlags
 	for _, s := range list.Slots {
 		e.Hashes = e.Hashes || len(s.Hash) > 0
@@ -172,86 +290,264 @@ func (e *explanation) askImages(ctx context.Context, c *smp.Client, note func(er
 			}
 		}
 		e.Images = append(e.Images, explainedImage{s.Image, s.Slot, s.Version, hex.EncodeToString(s.Hash), flags})
+		switch parts := strings.Split(s.Version, "."); {
+		case len(parts) == 4 && parts[3] == "0":
+			q.hints.until("1.10", "It writes versions in four parts though the fourth is 0, as before 2.0.")
+		case len(parts) == 3:
+			q.hints.since("2.0", "It leaves out the fourth part of a version when that is 0, as since 2.0.")
+		}
 	}
-	infos, err := c.SlotInfo(ctx)
-	if err != nil {
-		return note(err)
+	if list.HasFlags {
+		q.hints.since("2.0", "Its image list has states, which MCUboot can since 2.0.")
 	}
-	e.SlotInfo = true
-	for _, s := range infos.Slots {
-		e.Slots = append(e.Slots, explainedSlot(s))
+	if len(e.Images) > 0 && !e.Hashes {
+		e.Notes = append(e.Notes, "the list carries no hashes, so the bootloader cannot prove an image: it needs MCUboot 1.10 or newer with CONFIG_BOOT_SERIAL_IMG_GRP_HASH=y")
 	}
 	return nil
 }
 
-// choose names the slot policy that fits, and why.
-func (e *explanation) choose(target smp.Target) {
-	direct := len(e.Slots) > 1
-	for _, s := range e.Slots {
-		direct = direct && s.UploadID > 0
+func (q *question) slots() error {
+	infos, err := q.c.SlotInfo(q.ctx)
+	if err != nil {
+		return q.heed(err)
 	}
-	pending := false
-	for _, i := range e.Images {
-		for _, f := range i.Flags {
-			pending = pending || i.Slot == 1 && f == "pending"
+	q.facts.Told, q.facts.Slots = true, infos
+	q.e.SlotInfo = true
+	q.hints.since("2.2", "It knows slot info, which came with MCUboot 2.2.")
+	for _, s := range infos.Slots {
+		q.e.Slots = append(q.e.Slots, explainedSlot(s))
+	}
+	return nil
+}
+
+// application asks what only an application can tell.
+func (q *question) application() error {
+	var err error
+	if q.e.Board, err = q.c.Info(q.ctx, "i"); err != nil {
+		if err := q.heed(err); err != nil {
+			return err
+		}
+	} else if q.e.System, err = q.c.Info(q.ctx, "a"); err != nil {
+		if err := q.heed(err); err != nil {
+			return err
 		}
 	}
+	info, err := q.c.BootloaderInfo(q.ctx)
+	if err != nil {
+		return q.heed(err)
+	}
+	q.facts.Mode = info.Mode
+	q.e.Bootloader = fmt.Sprintf("%s, mode %d (%s)", info.Name, info.Mode, modeName(info.Mode))
+	if info.NoDowngrade {
+		q.e.Bootloader += ", refuses lower versions"
+	}
+	return nil
+}
+
+func modeName(m smp.BootloaderMode) string {
+	names := map[smp.BootloaderMode]string{
+		smp.ModeSingleSlot: "single slot", smp.ModeSwapScratch: "swap using scratch", smp.ModeOverwriteOnly: "overwrite only",
+		smp.ModeSwapMove: "swap using move", smp.ModeDirectXIP: "direct-XIP", smp.ModeDirectXIPRev: "direct-XIP with revert",
+		smp.ModeRAMLoad: "RAM load", smp.ModeFirmwareLoader: "firmware loader", smp.ModeSingleRAMLoad: "single slot RAM load",
+		smp.ModeSwapOffset: "swap using offset",
+	}
+	if name, ok := names[m]; ok {
+		return name
+	}
+	return "unknown"
+}
+
+// releaseHints narrow down the release of a bootloader, which has no command
+// to say it. What a product patched may break the rules: they are hints.
+type releaseHints struct {
+	first, last int // in mcubootReleases, last 0 for no end
+	release     string
+	all         []string
+}
+
+// mcubootReleases are those whose answers differ, oldest first.
+var mcubootReleases = [...]string{"1.8", "1.9", "1.10", "2.0", "2.1", "2.2", "2.3", "2.4", "newer than 2.4"}
+
+func (h *releaseHints) since(release, why string) {
+	h.note(why)
+	h.first = max(h.first, slices.Index(mcubootReleases[:], release))
+	h.sum()
+}
+
+func (h *releaseHints) until(release, why string) {
+	h.note(why)
+	if n := slices.Index(mcubootReleases[:], release); h.last == 0 || n < h.last {
+		h.last = n
+	}
+	h.sum()
+}
+
+func (h *releaseHints) note(why string) {
+	if !slices.Contains(h.all, why) {
+		h.all = append(h.all, why)
+	}
+}
+
+func (h *releaseHints) sum() {
+	first, last := mcubootReleases[h.first], mcubootReleases[h.last]
 	switch {
-	case target == smp.TargetApplication:
-		e.Why = "An application answers, and this program flashes through the bootloader: bring the board into recovery."
-	case target != smp.TargetBootloader:
-		e.Why = "Something answers that is neither MCUboot's recovery nor Zephyr's server."
+	case h.last > 0 && h.first > h.last:
+		h.release = "contradictory: a mixture, or a line that loses answers"
+	case h.last == h.first:
+		h.release = last
+	case h.last > 0 && h.first == 0:
+		h.release = last + " or older"
+	case h.last > 0:
+		h.release = first + " to " + last
+	case h.first == len(mcubootReleases)-1:
+		h.release = first
 	default:
-		e.Policy = "primary"
+		h.release = first + " or newer"
+	}
+}
+
+// choose asks the decision table what a run would do.
+func (e *explanation) choose(facts line.Facts) {
+	if facts.Target != smp.TargetBootloader && facts.Target != smp.TargetApplication {
+		e.Why = "Something answers that is neither MCUboot's recovery nor Zephyr's server."
+		return
+	}
+	for _, policy := range configs.SlotPolicies() {
+		d, refused := line.Decide(policy, facts)
 		switch {
-		case direct && e.ImageState:
-			e.Why = "The image goes to slot 0 and stays; secondary-confirm would work too, as the bootloader takes uploads for either slot and can be told to keep an image."
-		case direct:
-			e.Why = "The image goes to slot 0 and stays; secondary-confirm needs image state as well (CONFIG_BOOT_SERIAL_IMG_GRP_IMAGE_STATE=y), of which the list shows nothing."
-		case len(e.Slots) == 1:
-			e.Why = "There is one slot; what is in it boots, and nothing is to be confirmed."
+		case refused != nil && policy == configs.AutoPolicy:
+			e.Why = refused.Detail
+		case policy == configs.AutoPolicy:
+			e.Policy, e.Row, e.Why = string(d.Policy), d.Row, d.Why
+		case refused != nil:
+			e.Policies = append(e.Policies, explainedPolicy{Policy: string(policy), Why: refused.Detail, Cure: refused.Next})
 		default:
-			e.Why = "An upload goes to slot 0, which boots at once; nothing is to be confirmed."
+			e.Policies = append(e.Policies, explainedPolicy{Policy: string(policy), Works: true, Row: d.Row, Why: d.Why})
 		}
-		if len(e.Images) > 0 && !e.Hashes {
-			e.Notes = append(e.Notes, "the list carries no hashes, so no image can be proven: build with CONFIG_BOOT_SERIAL_IMG_GRP_HASH=y")
-		}
-		if pending {
-			e.Notes = append(e.Notes, "slot 1 holds an image that will replace slot 0 at the next start")
+	}
+	if facts.Target == smp.TargetBootloader && !facts.List.HasFlags {
+		if len(facts.List.Slots) == 0 {
+			e.Notes = append(e.Notes, "no image is listed, so it does not show whether image state is built in")
+		} else {
+			e.Notes = append(e.Notes, "without image state nothing shows whether an image in slot 1 is marked to replace the one in slot 0: a run looks once more after the restart")
 		}
 	}
 }
 
+// rawQuiet is how long a target that speaks the raw protocol gets to forget
+// what it was asked in the other one: its time-out is 3 s
+// (CONFIG_BOOT_SERIAL_RAW_PROTOCOL_INPUT_TIMEOUT_MS), one second of which a
+// diagnosis listens.
+const rawQuiet = 2500 * time.Millisecond
+
+// diagnose finds out what can be told of a silence without pins: the board is
+// taken as it is.
+func (e *explanation) diagnose(ctx context.Context, waited time.Duration) error {
+	select {
+	case <-time.After(rawQuiet):
+	case <-ctx.Done():
+		return stationFault(context.Cause(ctx))
+	}
+	fixture, err := fixtures.Open(&configs.Station{
+		Sites: []configs.Site{{Number: 1, Port: e.Port, Baud: e.Baud}},
+	}, fixtures.Hardware{Pin: func(string) (gpio.PinIO, error) { return nil, errors.New("there are no pins here") }})
+	if err != nil {
+		return stationFault(err)
+	}
+	defer fixture.Close()
+	s, err := fixture.Sites()[0].Diagnose(ctx, fixtures.Entry{Method: configs.PowerOn})
+	if err != nil {
+		return stationFault(err)
+	}
+	detail, next := s.Explain()
+	e.Target = smp.TargetUnknown.String()
+	e.Why = "Nothing answers, so nothing is known."
+	e.Silence = &explainedSilence{
+		Cause: string(s.Cause), Detail: detail, NextStep: next, RuledOut: ruledOut(s.Cause),
+		Heard: s.Heard, Printed: append([]string{}, s.Text...), Holders: append([]string{}, s.Holders...),
+	}
+	if s.Cause == fixtures.SilenceNothing || s.Cause == fixtures.SilenceApplication {
+		e.Silence.NextStep = "Check, in this order: has the board power, is it in recovery (hold its button, press reset), is this its port, are TX and RX crossed, is the bootloader built with serial recovery on this port. " + next
+	}
+	text := fmt.Sprintf("nothing answered on %s at %d baud within %s: %s.", e.Port, e.Baud, waited, detail)
+	if len(e.Silence.RuledOut) > 0 {
+		text += "\nRuled out: " + strings.Join(e.Silence.RuledOut, ", ") + "."
+	}
+	return &exitError{exitFailed, errors.New(text + "\n" + e.Silence.NextStep)}
+}
+
+// ruledOut is what a diagnosis has looked for and not found, by what it did
+// find: it ends with the first thing that is certain.
+func ruledOut(cause fixtures.SilenceCause) []string {
+	const raw, echo, shared, speed = "the raw protocol", "a line that sends back what it gets", "another program that has the port open", "another of the usual speeds"
+	switch cause {
+	case fixtures.SilenceEcho, fixtures.SilenceLate:
+		return []string{raw}
+	case fixtures.SilenceBaud:
+		return []string{raw, echo}
+	case fixtures.SilencePortShared:
+		return []string{raw, echo, speed}
+	case fixtures.SilenceApplication:
+		return []string{raw, echo, shared}
+	case fixtures.SilenceNoise, fixtures.SilenceNothing:
+		return []string{raw, echo, shared, speed}
+	}
+	return []string{}
+}
+
 func (e *explanation) text(b *bytes.Buffer) {
-	line := func(name, format string, args ...any) {
+	say := func(name, format string, args ...any) {
 		fmt.Fprintf(b, "%-14s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	yes := map[bool]string{true: "yes", false: "no"}
-	line("port", "%s at %d baud", e.Port, e.Baud)
-	line("answers", "%s", e.Target)
-	if e.BufferSize > 0 {
-		line("buffers", "%d of %d bytes", e.BufferCount, e.BufferSize)
+	say("port", "%s at %d baud", e.Port, e.Baud)
+	say("answers", "%s", e.Target)
+	if e.Board != "" {
+		say("board", "%s", e.Board)
 	}
-	line("messages", "up to %d bytes", e.MessageSize)
-	line("echo", "%s", yes[e.Echo])
-	if len(e.Images) == 0 {
-		line("images", "none that it accepts")
-	}
-	for _, i := range e.Images {
-		line("image", "%d slot %d: version %s, hash %s %v", i.Image, i.Slot, i.Version, i.Hash, i.Flags)
-	}
-	for _, s := range e.Slots {
-		line("slot", "%d of image %d: %d bytes, upload number %d", s.Slot, s.Image, s.Size, s.UploadID)
+	if e.System != "" {
+		say("system", "%s", e.System)
 	}
 	if e.Bootloader != "" {
-		line("bootloader", "%s", e.Bootloader)
+		say("bootloader", "%s", e.Bootloader)
+	}
+	if e.Release != "" {
+		say("MCUboot", "%s", e.Release)
+	}
+	for _, h := range e.Hints {
+		say("", "%s", h)
+	}
+	if e.BufferSize > 0 {
+		say("buffers", "%d of %d bytes", e.BufferCount, e.BufferSize)
+	}
+	say("messages", "up to %d bytes", e.MessageSize)
+	say("echo", "%s", yes[e.Echo])
+	if len(e.Images) == 0 {
+		say("images", "none that it accepts")
+	}
+	for _, i := range e.Images {
+		say("image", "%d slot %d: version %s, hash %s %v", i.Image, i.Slot, i.Version, i.Hash, i.Flags)
+	}
+	for _, s := range e.Slots {
+		say("slot", "%d of image %d: %d bytes, upload number %d", s.Slot, s.Image, s.Size, s.UploadID)
 	}
 	policy := e.Policy
 	if policy == "" {
 		policy = "none"
+	} else {
+		policy += ", row " + e.Row
 	}
-	line("slot policy", "%s: %s", policy, e.Why)
+	say("slot policy", "%s: %s", policy, e.Why)
+	for _, p := range e.Policies {
+		switch {
+		case p.Policy == e.Policy && p.Works:
+		case p.Works:
+			say("would work", "%s, row %s: %s", p.Policy, p.Row, p.Why)
+		default:
+			say("would not", "%s: %s %s", p.Policy, p.Why, p.Cure)
+		}
+	}
 	for _, n := range e.Notes {
-		line("note", "%s", n)
+		say("note", "%s", n)
 	}
 }

@@ -229,12 +229,14 @@ func (a *attempt) run(ctx context.Context) *Failure {
 	default:
 		rest = restart
 	}
-	if a.settled() {
-		// Nothing was written: the restart is that of a board that is done.
-		rest = restart
-		if a.facts.Target == smp.TargetApplication {
-			rest = []step{{StepCheck, a.check}} // it has started already
-		}
+	switch {
+	case a.started():
+		// A restart would take back what is on trial since an attempt that was
+		// cut off. What the list has as confirmed is confirmed all the same, see
+		// there.
+		rest = []step{{StepCheck, a.check}, {StepConfirm, a.confirm}}
+	case a.settled():
+		rest = restart // nothing was written, and yet it has to start
 	}
 	if a.doubtful() {
 		rest = slices.Concat(restart, []step{{StepRecovery, a.returnOnce}}, restart)
@@ -261,12 +263,24 @@ func (a *attempt) settled() bool {
 	return true
 }
 
+// started reports whether an application runs every image already.
+func (a *attempt) started() bool {
+	for _, l := range a.loads {
+		active, ok := a.running(l.fw.Number)
+		if a.facts.Target != smp.TargetApplication || !ok || !l.is(active) || l.fw.Rewrite {
+			return false
+		}
+	}
+	return true
+}
+
 // doubtful reports whether a board that holds the image already may hold it on
-// trial only, which its bootloader does not tell: some throw a trial away at the
-// second start only, so it takes two to see that it stays.
+// trial only. A bootloader for images in place does not tell (its flags are those
+// of one that swaps) and throws a trial away at the second start, so it takes two
+// to see that it stays.
 func (a *attempt) doubtful() bool {
 	for _, l := range a.loads {
-		if l.kept && a.facts.Target == smp.TargetBootloader && !a.facts.List.HasFlags && !a.facts.single(l.fw.Number) {
+		if l.kept && a.facts.Target == smp.TargetBootloader && !a.facts.single(l.fw.Number) {
 			return true
 		}
 	}

@@ -1,6 +1,7 @@
 package line
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -162,7 +163,7 @@ func explain(ctx context.Context, step string, err error) *Failure {
 	// After the port: a board is not to blame for a line that takes nothing.
 	if e, ok := errors.AsType[*fixtures.NoAnswerError](err); ok {
 		return fail(records.Fail, NoRecovery,
-			fmt.Sprintf("The board did not answer in recovery within %.1f s of power-on.", e.Held.Seconds()),
+			fmt.Sprintf("The board did not answer within %.1f s of %s.", e.Held.Seconds(), cmp.Or(e.Since, "power-on")),
 			"Reseat the board and check its pogo pins; if other sites work, put the board aside as bad.")
 	}
 	if e, ok := errors.AsType[*smp.PortError](err); ok {

@@ -63,6 +63,9 @@ func (a *attempt) fits(l *load) *Failure {
 		room := s.Size
 		if !a.facts.single(l.fw.Number) {
 			room = l.fw.room(s.Size)
+			if a.facts.Mode == smp.ModeSwapMove || a.facts.Mode == smp.ModeSwapOffset {
+				room -= l.fw.SectorSize // they need one to move by (app_max_size in swap_move.c)
+			}
 		}
 		if most, told := a.facts.Slots.MaxImage[l.fw.Number]; told && most > 0 {
 			room = min(room, most)

@@ -428,11 +428,10 @@ func (a *attempt) examine(ctx context.Context, f *Failure) *Failure {
 	default:
 		return f
 	}
-	if a.facts.Target != smp.TargetBootloader || a.settled() && a.loads[0].hash == "" || a.job.Entry == configs.PowerOn || a.job.Entry == configs.BootMode {
+	if a.facts.Target != smp.TargetBootloader || a.job.Entry == configs.PowerOn || a.job.Entry == configs.BootMode {
 		return f
 	}
 	var why *Failure
-	failed := a.result.FailedStep
 	a.step(ctx, step{StepExamine, func(ctx context.Context, s *records.Step) error {
 		if f.Code != StillInRecovery {
 			if err := a.enterAgain(ctx, s); err != nil {
@@ -453,7 +452,6 @@ func (a *attempt) examine(ctx context.Context, f *Failure) *Failure {
 		}
 		return nil
 	}})
-	a.result.FailedStep = failed
 	if why == nil {
 		return f
 	}
@@ -467,7 +465,6 @@ func (a *attempt) diagnose(ctx context.Context, f *Failure) *Failure {
 	if !can || f.Code != NoRecovery || ctx.Err() != nil {
 		return f
 	}
-	failed := a.result.FailedStep
 	a.step(ctx, step{StepDiagnose, func(ctx context.Context, s *records.Step) error {
 		silence, err := d.Diagnose(ctx, a.entry())
 		if err != nil {
@@ -478,6 +475,5 @@ func (a *attempt) diagnose(ctx context.Context, f *Failure) *Failure {
 		f = why
 		return nil
 	}})
-	a.result.FailedStep = failed
 	return f
 }

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"periph.io/x/conn/v3/gpio"
+
 	"flashline/configs"
 	"flashline/fixtures/sim"
 	"flashline/records"
@@ -190,6 +192,8 @@ func TestSystems(t *testing.T) {
 		}), recipe: both(application, noText), row: "A1", proof: reported},
 		{name: "application, holds it already", board: with(slots(map[int][]byte{0: image}), server), recipe: both(application, noText), row: "A1", proof: reported, sent: -1},
 		{name: "application, sent before and not started", board: with(slots(map[int][]byte{0: old, 1: image}), server), recipe: both(application, noText), row: "A1", proof: reported, sent: -1},
+		{name: "application, ran on trial when its power was cut", board: with(slots(map[int][]byte{0: onTrial(t, part, image), 1: old}), server), recipe: both(application, noText), row: "A1", proof: reported, sent: -1},
+		{name: "application, another image on trial", board: with(slots(map[int][]byte{0: onTrial(t, part, build(t, "1.5.0", nil)), 1: trailer(old, true)}), server), recipe: both(application, noText), row: "A1", proof: reported},
 		{name: "application, another image pending", board: with(slots(map[int][]byte{0: old, 1: trailer(build(t, "1.5.0", nil), false)}), server), recipe: both(application, noText), row: "A1", proof: reported},
 		{name: "application, another image pending for good", board: with(slots(map[int][]byte{0: old, 1: trailer(build(t, "1.5.0", nil), true)}), server), recipe: both(application, noText), row: "A1", proof: reported},
 		{name: "application, its bootloader listens at start", board: with(slots(map[int][]byte{0: old}), server, func(o *sim.Options) { o.Build.WaitForDFU = 2 * time.Second }), recipe: both(application, noText), row: "A1", proof: reported},
@@ -274,6 +278,42 @@ func TestSystems(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A board whose power is not the station's may run the image on trial already,
+// from an attempt that was cut off: it is kept, and not restarted, which would
+// take it back.
+func TestOnTrialAlready(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		image := build(t, "2.0.0", nil)
+		r := newRig(t, 1, func(_ int, o *sim.Options) {
+			o.Part, o.Key, o.Server = sim.Ideal(), signer().Public(), &sim.ServerOptions{}
+			o.Contents = map[int][]byte{0: build(t, "1.0.0", nil), 1: pending(t, o.Part, image, false)}
+		}, func(r *rig) {
+			r.recipe.Images = []configs.Image{{Path: configs.Path{Written: "app.bin"}, Data: image, WriteSize: 4}}
+			r.recipe.Entry, r.recipe.Check.BootText = configs.PowerOn, ""
+			s := &r.station.Sites[0]
+			s.Power, s.Recovery, s.Reset = configs.Output{}, configs.Output{}, nil
+		})
+		if err := r.boards[0].Power().Out(gpio.High); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
+		if names := stepNames(got); got.Outcome != records.Pass || got.BytesSent > 0 || slices.Contains(names, StepRelease) || !slices.Contains(names, StepConfirm) {
+			t.Errorf("%s %s %s, steps %q", got.Outcome, got.FailureCode, got.Detail, names)
+		}
+		everyImage(t, r, got)
+	})
+}
+
+// onTrial is a slot whose image was swapped in and not confirmed.
+func onTrial(t testing.TB, p sim.Part, image []byte) []byte {
+	t.Helper()
+	slot := pending(t, p, image, false)
+	at := mcuboot.TrailerLayout{WriteSize: p.WriteSize, MaxSectors: p.SlotSize / p.SectorSize}.Offsets(p.SlotSize)
+	slot[at.CopyDone] = 1
+	return slot
 }
 
 func needs(image byte, least string) func(*mcuboot.BuildOptions) {
