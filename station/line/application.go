@@ -57,7 +57,9 @@ func (a *attempt) identifyApplication(ctx context.Context, s *records.Step) erro
 		if ok {
 			l.slot = 1 - min(active.Slot, 1)
 		}
-		l.kept = ok && !l.fw.Rewrite && l.is(active) && active.Confirmed
+		// Rewrite or not: the same image in both slots could not be told apart by
+		// the hash that a mark goes by.
+		l.kept = ok && l.is(active) && active.Confirmed
 		// From an attempt that was cut off: on trial, or sent and not started.
 		if other, found := a.facts.List.Find(l.fw.Number, l.slot); found && l.is(other) && !l.fw.Rewrite || ok && l.is(active) {
 			l.there = true

@@ -267,7 +267,7 @@ func (a *attempt) settled() bool {
 func (a *attempt) started() bool {
 	for _, l := range a.loads {
 		active, ok := a.running(l.fw.Number)
-		if a.facts.Target != smp.TargetApplication || !ok || !l.is(active) || l.fw.Rewrite {
+		if a.facts.Target != smp.TargetApplication || !ok || !l.is(active) {
 			return false
 		}
 	}
