@@ -142,7 +142,8 @@ type Image struct {
 	// out from the device.
 	MessageSize int `toml:"message_size"`
 	// Rewrite sends the image also to a board that already reports it as its
-	// own; else such a board is only verified and started: false.
+	// own; else such a board is only verified and started: false. Through an
+	// application a board that runs the image is never sent it again.
 	Rewrite bool `toml:"rewrite"`
 
 	// Data is the content of the file. Flash this, not the file: it is what

@@ -111,6 +111,10 @@ func (e *RestartError) Error() string {
 // busy, the fixed buffer of releases up to 1.9, and small ones.
 var messageSizes = []int{1020, 740, 508, 252, 124}
 
+// MessageSizeProbe is the Request of the *TimeoutError of a target that answers
+// no padded probe of any size.
+const MessageSizeProbe = "message size probe"
+
 // FindMessageSize finds the largest message the target takes: by asking for
 // its parameters, else by padded probes from large to small.
 func (c *Client) FindMessageSize(ctx context.Context) (int, error) {
@@ -146,7 +150,7 @@ func (c *Client) FindMessageSize(ctx context.Context) (int, error) {
 			}
 		}
 	}
-	return 0, &TimeoutError{Request: "message size probe", After: 300 * time.Millisecond}
+	return 0, &TimeoutError{Request: MessageSizeProbe, After: 300 * time.Millisecond}
 }
 
 // Upload sends data and returns when the device has acknowledged all of it,

@@ -386,7 +386,7 @@ func (a *attempt) listen(ctx context.Context, err error) error {
 			Detail: fmt.Sprintf("The board's USB port went away in the middle: %v.", lost.Err),
 			Next:   "Reseat the board and check its USB cable and supply contacts; if it fails again, put it aside as bad."}
 	}
-	_, silent := errors.AsType[*smp.TimeoutError](err)
+	silence, silent := errors.AsType[*smp.TimeoutError](err)
 	lost, nothing := errors.AsType[*smp.LostError](err)
 	if !silent && !nothing {
 		return err
@@ -404,11 +404,31 @@ func (a *attempt) listen(ctx context.Context, err error) error {
 		}
 		return err
 	}
+	if silence.Request == smp.MessageSizeProbe && a.cutsLines(ctx) {
+		return &Failure{Outcome: records.Fail, Code: MessageTooLong, Err: err,
+			Detail: "The board answers what fits a short line, and drops every longer one.",
+			Next:   "Build the bootloader with CONFIG_BOOT_MAX_LINE_INPUT_LEN=128 or more; call a technician."}
+	}
 	s := a.client.Stats()
 	return &Failure{Outcome: records.Fail, Code: BadLine, Err: err,
 		Detail: fmt.Sprintf("The board is alive, but requests or answers get lost on its line (%d of %d requests unanswered, %d damaged answers).",
 			s.Requests-s.Answers, s.Requests, s.Decoder.BadLine+s.Decoder.BadPacket),
 		Next: "Reseat the board and check its contacts and ground; if other boards fail at this site too, call a technician for its cable and adapter."}
+}
+
+// cutsLines reports whether the board takes short lines always and long ones
+// never, as one does that is built with a small line buffer; a bad line does
+// neither.
+func (a *attempt) cutsLines(ctx context.Context) bool {
+	const short, long = 24, 80 // messages, of 43 and 115 characters in a line
+	for range 4 {
+		one, err := a.client.ProbeSize(ctx, short, probeTime)
+		other, err2 := a.client.ProbeSize(ctx, long, probeTime)
+		if err != nil || err2 != nil || !one || other {
+			return false
+		}
+	}
+	return true
 }
 
 func (a *attempt) powerOff(ctx context.Context, _ *records.Step) error { return a.site.Off(ctx) }

@@ -253,8 +253,9 @@ func TestSystems(t *testing.T) {
 		{name: "needs another image", board: with(two, slots(map[int][]byte{0: old, 2: oldNet}), func(o *sim.Options) { o.Build.SlotInfo = true }), recipe: image0(build(t, "2.0.0", needs(1, "1.2.0"))), code: DependencyMissing, row: "1", sent: -1},
 		{name: "has the other image", board: with(two, slots(map[int][]byte{0: old, 2: net}), func(o *sim.Options) { o.Build.SlotInfo = true }), recipe: image0(build(t, "2.0.0", needs(1, "1.2.0"))), row: "1", proof: listed},
 		{name: "messages longer than the board takes", board: func(o *sim.Options) { o.Build.ReceiveSize = 256 }, recipe: func(r *configs.Recipe) { r.Images[0].MessageSize = 1020 }, code: MessageTooLong, row: "1"},
+		{name: "lines longer than the board takes", board: func(o *sim.Options) { o.Build.LineLength = 64 }, code: MessageTooLong},
 
-		// Encryption: the board has no key.
+		// A bootloader that does not tell.
 		{name: "list without hashes, an application that tells", board: with(slots(map[int][]byte{0: old}), server, func(o *sim.Options) { o.Build.NoHash = true }), recipe: noText, row: "1", proof: reported},
 	}
 	for _, tt := range tests {
