@@ -236,17 +236,14 @@ func (q *question) echo() error {
 	const text = "flashline" // short: an answer has little room
 	got, err := q.c.Echo(q.ctx, text)
 	q.e.Echo = err == nil && got == text
-	refused, no := errors.AsType[*smp.ServerError](err)
+	_, refused := errors.AsType[*smp.ServerError](err)
 	_, silent := errors.AsType[*smp.TimeoutError](err)
 	switch {
 	case err == nil:
 		q.hints.since("1.9", "It echoes, which MCUboot can since 1.9.")
 		return nil
-	case no:
+	case refused:
 		q.hints.since("2.1", "It refuses an echo, to which releases up to 2.0 say nothing.")
-		if refused.Code > 1<<31-1 {
-			q.hints.until("1.9", "Its error codes have no sign, as up to 1.9.")
-		}
 	case silent:
 		q.hints.until("2.0", "It says nothing to an echo, which later releases without it refuse.")
 	}
@@ -314,8 +311,18 @@ func (q *question) slots() error {
 	q.facts.Told, q.facts.Slots = true, infos
 	q.e.SlotInfo = true
 	q.hints.since("2.2", "It knows slot info, which came with MCUboot 2.2.")
+	told := map[int]bool{} // upload numbers of image 0
 	for _, s := range infos.Slots {
 		q.e.Slots = append(q.e.Slots, explainedSlot(s))
+		if s.Image == 0 && s.UploadID >= 0 {
+			told[s.UploadID] = true
+		}
+	}
+	switch {
+	case told[0]:
+		q.hints.since("newer than 2.4", "It gives the upload number 0, which builds without direct upload do only after 2.4.")
+	case len(told) == 1 && told[1]:
+		q.hints.until("2.4", "It gives the upload number 1 to one slot only, which builds without direct upload did up to 2.4.")
 	}
 	return nil
 }
@@ -460,6 +467,11 @@ func (e *explanation) diagnose(ctx context.Context, waited time.Duration) error 
 		return stationFault(err)
 	}
 	detail, next := s.Explain()
+	if s.Cause == fixtures.SilenceBaud {
+		// There is no station file here to be mended.
+		detail = fmt.Sprintf("the board answers at %d baud", s.Baud)
+		next = fmt.Sprintf("Ask it with --baud %d, and write baud = %d into the station file.", s.Baud, s.Baud)
+	}
 	e.Target = smp.TargetUnknown.String()
 	e.Why = "Nothing answers, so nothing is known."
 	e.Silence = &explainedSilence{
@@ -538,13 +550,19 @@ func (e *explanation) text(b *bytes.Buffer) {
 		policy += ", row " + e.Row
 	}
 	say("slot policy", "%s: %s", policy, e.Why)
-	for _, p := range e.Policies {
+	for i := 0; i < len(e.Policies); i++ {
+		p := e.Policies[i]
+		names := p.Policy
+		// Those that are refused for the same reason, in one line.
+		for ; !p.Works && i+1 < len(e.Policies) && e.Policies[i+1].Why == p.Why; i++ {
+			names += ", " + e.Policies[i+1].Policy
+		}
 		switch {
 		case p.Policy == e.Policy && p.Works:
 		case p.Works:
-			say("would work", "%s, row %s: %s", p.Policy, p.Row, p.Why)
+			say("would work", "%s, row %s: %s", names, p.Row, p.Why)
 		default:
-			say("would not", "%s: %s %s", p.Policy, p.Why, p.Cure)
+			say("would not", "%s: %s %s", names, p.Why, p.Cure)
 		}
 	}
 	for _, n := range e.Notes {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -18,12 +19,18 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestMain(m *testing.M) {
+	// The tests that are parallel wait for boards most of the time, so the
+	// processors are not what limits them.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){"station": main})
 }
 
 // TestScripts runs every command as a user would; the scripts are also the
 // place to look up what a command prints.
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		UpdateScripts: *update,
@@ -40,6 +47,20 @@ func TestScripts(t *testing.T) {
 			})
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			// awaits FILE: wait until it is there, which a command in the
+			// background makes.
+			"awaits": func(ts *testscript.TestScript, neg bool, args []string) {
+				if neg || len(args) != 1 {
+					ts.Fatalf("usage: awaits file")
+				}
+				for range 500 {
+					if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+						return
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+				ts.Fatalf("%s did not come", args[0])
+			},
 			// exits N COMMAND…: run it and compare the exit code, which is an
 			// interface of ours.
 			"exits": func(ts *testscript.TestScript, neg bool, args []string) {

@@ -151,8 +151,11 @@ func (a *attempt) awaitApplication(ctx context.Context, ready func(smp.ImageList
 		// Not a word while a bootloader may be listening; what the board prints
 		// shows that it is past that.
 		wctx, cancel := context.WithTimeout(ctx, quiet)
-		a.prints.wait(wctx, a.gone(), a.reset, nil)
+		_, printed := a.prints.wait(wctx, a.gone(), a.reset, nil)
 		cancel()
+		if printed {
+			a.settle(ctx)
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}

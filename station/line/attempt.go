@@ -529,9 +529,25 @@ func (a *attempt) leaveWindow(ctx context.Context) (smp.Target, error) {
 		return 0, err
 	}
 	wctx, cancel := context.WithTimeout(ctx, 2*quietTime)
-	a.prints.wait(wctx, nil, a.reset, nil)
+	if _, printed := a.prints.wait(wctx, nil, a.reset, nil); printed {
+		a.settle(ctx)
+	}
 	cancel()
 	return a.probeUntil(ctx, time.Now().Add(time.Duration(a.job.Timeouts.Boot)))
+}
+
+// settle waits until a board that has begun to print pauses: the first lines may
+// be its bootloader's, whose UART nobody reads. Some then stay deaf for good, as
+// the nRF51's if its buffer has filled up by the time an application starts.
+func (a *attempt) settle(ctx context.Context) {
+	for began := time.Now(); time.Since(began) < quietTime; {
+		wctx, cancel := context.WithTimeout(ctx, settleTime)
+		_, more := a.prints.wait(wctx, a.gone(), a.prints.len(), nil)
+		cancel()
+		if !more {
+			return
+		}
+	}
 }
 
 // probeUntil asks what is there until something answers, and follows a USB
@@ -594,6 +610,8 @@ const (
 	// MCUboot waits 250 ms (boot_serial.c), as does Zephyr
 	// (CONFIG_MCUMGR_GRP_OS_RESET_MS), and then takes a moment.
 	resetTime = 500 * time.Millisecond
+	// settleTime is how long a board that starts pauses at most while it prints.
+	settleTime = 500 * time.Millisecond
 	// quietTime is how long nothing is said to a board that restarts. A
 	// bootloader built with CONFIG_BOOT_SERIAL_WAIT_FOR_DFU stays in recovery for
 	// the first request it hears: half a second by default, and genuine ones

@@ -253,6 +253,16 @@ func (a *attempt) verify(ctx context.Context, s *records.Step) error {
 // leaves it to the application.
 func (a *attempt) mayProveLater(f *Failure) bool {
 	switch f.Code {
+	case ImageNotListed:
+		// A bootloader that loads to RAM checks what it has loaded at its start,
+		// not what was written since: it lists nothing on a blank board, nor an
+		// image of another size (bootutil_img_hash, MCUBOOT_RAM_LOAD).
+		for _, l := range a.loads {
+			if !l.fw.RAMLoad {
+				return false
+			}
+		}
+		fallthrough
 	case ListRefused, ListTimeout, HashNotReported, Garbled:
 		return a.plan.Policy == configs.PrimarySlot && (a.job.Proof == configs.AutoProof || a.job.Proof == configs.ApplicationProof)
 	}

@@ -22,6 +22,7 @@ type Firmware struct {
 	Hash       []byte // the hash TLV: what a device must report
 	Data       []byte // what is sent: the image without padding
 	Encrypted  bool
+	RAMLoad    bool                 // made to be copied to RAM by its bootloader
 	Requires   []mcuboot.Dependency // of other images
 
 	// As the recipe says; see configs.Image.
@@ -96,7 +97,7 @@ func newFirmware(cfg *configs.Image, img *mcuboot.Image, key *mcuboot.PublicKey,
 	// primary slot it is dead weight on the wire.
 	fw := &Firmware{
 		Number: number, Name: name, File: cfg.Data, Version: img.Header.Version, Hash: img.Hash(),
-		Data: img.Stripped(), Encrypted: img.Encrypted(), Requires: img.Dependencies(),
+		Data: img.Stripped(), Encrypted: img.Encrypted(), RAMLoad: img.Header.Flags&mcuboot.FlagRAMLoad != 0, Requires: img.Dependencies(),
 		UploadNumber: cfg.UploadNumber, SlotSize: cfg.SlotSize, SectorSize: cfg.SectorSize,
 		WriteSize: cfg.WriteSize, MessageSize: cfg.MessageSize, Rewrite: cfg.Rewrite,
 	}
