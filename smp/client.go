@@ -73,6 +73,7 @@ type Stats struct {
 }
 
 type write struct {
+	nudge bool // a line feed goes first
 	frame []byte
 	done  chan<- error
 }
@@ -201,10 +202,30 @@ func (c *Client) write() {
 		case <-c.quit:
 			return
 		case w := <-c.writes:
-			_, err := c.line.Write(w.frame)
-			w.done <- err
+			w.done <- c.put(w)
 		}
 	}
+}
+
+// nudgeGap is the pause after a line feed that goes before a frame. Zephyr's
+// SMP server has two line buffers, and the empty line takes one until it has been
+// looked at.
+const nudgeGap = 2 * time.Millisecond
+
+func (c *Client) put(w write) error {
+	if w.nudge {
+		if _, err := c.line.Write([]byte{'\n'}); err != nil {
+			return err
+		}
+		t := time.NewTimer(nudgeGap)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-c.quit:
+		}
+	}
+	_, err := c.line.Write(w.frame)
+	return err
 }
 
 // request is one SMP request; its payload is the encoded CBOR map.
@@ -250,16 +271,12 @@ func (c *Client) send(ctx context.Context, r request, answers chan<- answer) (ui
 	c.stats.Requests++
 	c.mu.Unlock()
 
-	frame := make([]byte, 0, WireSize(len(msg))+1)
-	if nudge {
-		frame = append(frame, '\n')
-	}
-	frame = AppendFrame(frame, msg)
+	frame := AppendFrame(make([]byte, 0, WireSize(len(msg))), msg)
 
 	done := make(chan error, 1)
 	var err error
 	select {
-	case c.writes <- write{frame, done}:
+	case c.writes <- write{nudge, frame, done}:
 		select {
 		case err = <-done:
 		case <-ctx.Done():

@@ -16,6 +16,7 @@ import (
 
 	"flashline/configs"
 	"flashline/fixtures/sim"
+	"flashline/station/line"
 )
 
 func readme(t *testing.T) string {
@@ -112,10 +113,41 @@ func TestReadmeMentions(t *testing.T) {
 	for _, f := range sim.Faults() {
 		mention("fault", f.Name)
 	}
+	for _, policy := range configs.SlotPolicies() {
+		mention("slot policy", strconv.Quote(string(policy)))
+	}
+	for _, entry := range []configs.Entry{configs.RecoveryPin, configs.ResetPin, configs.Window, configs.BootMode, configs.PowerOn} {
+		mention("way in", strconv.Quote(string(entry)))
+	}
+	for _, proof := range []configs.Proof{configs.AutoProof, configs.BootTextProof, configs.ApplicationProof, configs.RecoveryProof, configs.NoProof} {
+		mention("proof", strconv.Quote(string(proof)))
+	}
 	for _, p := range sim.Parts() {
 		if !strings.Contains(text, p.Name) {
 			t.Errorf("the README does not name the part %s", p.Name)
 		}
+	}
+}
+
+// TestReadmeTables: every row of the decision table that a scenario ends in, and
+// every step that an attempt can have, begin a row of a table.
+func TestReadmeTables(t *testing.T) {
+	text := readme(t)
+	row := func(kind, name string) {
+		if !strings.Contains(text, "\n| "+name+" |") {
+			t.Errorf("no table of the README has a row for the %s %q", kind, name)
+		}
+	}
+	for _, s := range scenarios() {
+		if s.end.row != "" {
+			row("decision", s.end.row)
+		}
+	}
+	for _, step := range []string{
+		line.StepPowerOff, line.StepRecovery, line.StepStart, line.StepDiagnose, line.StepIdentify, line.StepUpload, line.StepVerify, line.StepLetSwap,
+		line.StepMark, line.StepRelease, line.StepBoot, line.StepCheck, line.StepConfirm, line.StepProve, line.StepExamine, line.StepPowerDown,
+	} {
+		row("step", step)
 	}
 }
 

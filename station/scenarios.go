@@ -247,9 +247,9 @@ func scenarios() []scenario {
 			end:   end{row: "A1"},
 			board: sim.Options{Server: server}, slots: oneOld, recipe: application,
 		}, {
-			name: "application-usb", system: "The same over USB CDC with eight line buffers, across re-enumeration",
+			name: "application-usb", system: "The same over USB CDC, across re-enumeration",
 			end:   end{row: "A1"},
-			board: sim.Options{Server: &sim.ServerOptions{LineBuffers: 8}, USB: &sim.USBOptions{Application: usb.Application}}, slots: oneOld,
+			board: sim.Options{Server: &sim.ServerOptions{}, USB: &sim.USBOptions{Application: usb.Application}}, slots: oneOld,
 			recipe: scenarioRecipe{policy: configs.ApplicationPolicy, quiet: true},
 		}, {
 			name: "application-shell", system: "The same behind a shell: prompt, echo, colours and a log on one UART",

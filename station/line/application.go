@@ -18,7 +18,7 @@ func (a *attempt) identifyApplication(ctx context.Context, s *records.Step) erro
 		return err
 	}
 	a.client.SetVersion(smp.V2)
-	info, err := a.client.BootloaderInfo(ctx)
+	info, err := twice(ctx, a.client.BootloaderInfo)
 	switch {
 	case err == nil:
 		a.facts.Mode = info.Mode

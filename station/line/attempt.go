@@ -380,10 +380,10 @@ func (a *attempt) listen(ctx context.Context, err error) error {
 	if _, explained := errors.AsType[*Failure](err); explained || a.client == nil || ctx.Err() != nil {
 		return err
 	}
-	if lost, ok := errors.AsType[*smp.PortError](err); ok && a.site.USB() {
+	if _, lost := errors.AsType[*smp.PortError](err); lost && a.site.USB() {
 		// The board's own port is the board's own fault, not the station's.
 		return &Failure{Outcome: records.Fail, Code: USBLost, Err: err,
-			Detail: fmt.Sprintf("The board's USB port went away in the middle: %v.", lost.Err),
+			Detail: "The board's USB port went away in the middle, as when it resets or loses its supply.",
 			Next:   "Reseat the board and check its USB cable and supply contacts; if it fails again, put it aside as bad."}
 	}
 	silence, silent := errors.AsType[*smp.TimeoutError](err)
@@ -599,6 +599,16 @@ func (a *attempt) follow(ctx context.Context, within time.Duration) (bool, error
 	}
 	a.adopt(client)
 	return true, nil
+}
+
+// twice asks again after a silence: one lost answer must not pass for a board
+// that does not tell.
+func twice[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
+	v, err := ask(ctx)
+	if _, silent := errors.AsType[*smp.TimeoutError](err); silent && ctx.Err() == nil {
+		return ask(ctx)
+	}
+	return v, err
 }
 
 func head(hash []byte) []byte { return hash[:min(len(hash), 8)] }

@@ -24,7 +24,9 @@ func (a *attempt) identify(ctx context.Context, s *records.Step) error {
 	}
 	// What it holds is worth knowing, not worth failing for: releases of
 	// MCUboot differ in what they list, and some list nothing.
-	list, err := a.client.Images(ctx, time.Duration(a.job.Timeouts.List))
+	list, err := twice(ctx, func(ctx context.Context) (smp.ImageList, error) {
+		return a.client.Images(ctx, time.Duration(a.job.Timeouts.List))
+	})
 	switch {
 	case err == nil:
 		a.facts.Listed, a.facts.List = true, list
@@ -33,7 +35,7 @@ func (a *attempt) identify(ctx context.Context, s *records.Step) error {
 	default:
 		return err
 	}
-	infos, err := a.client.SlotInfo(ctx)
+	infos, err := twice(ctx, a.client.SlotInfo)
 	switch {
 	case err == nil:
 		a.facts.Told, a.facts.Slots = true, infos
@@ -318,7 +320,7 @@ func notConfirmed(does string) *Failure {
 func (a *attempt) notListed(l *load) *Failure {
 	f := &Failure{Outcome: records.Fail, Code: ImageNotListed,
 		Detail: "The board took " + a.called(l) + " but does not accept it: its bootloader trusts another key, or the image was damaged.",
-		Next:   "Check that this order and this board belong together: development and release boards trust different keys. Call a technician."}
+		Next:   "Check that this order and this board belong together: development and release boards trust different keys. (MCUboot 2.2 built to swap using offset puts an upload in the wrong place: it takes 2.3.) Call a technician."}
 	switch {
 	case l.fw.Encrypted:
 		f.Detail = "The board took " + a.called(l) + " but does not accept it: the image is encrypted, and its bootloader cannot decrypt it, trusts another key, or got it damaged."
