@@ -376,7 +376,7 @@ func TestGenuineExplain(t *testing.T) {
 		{"application with small buffers", func(t *testing.T) *genuine { return onLinux(t, "serial_buf96") }, exitPassed, application("native_sim", 92, 96)},
 		{"application that tells no buffers", func(t *testing.T) *genuine { return onLinux(t, "serial_noparams") }, exitPassed, application("native_sim", 252, 0)},
 		{"application, raw", func(t *testing.T) *genuine { return onLinux(t, "serial_raw") }, exitFailed, silence("raw")},
-		{"shell without SMP", func(t *testing.T) *genuine { return onLinux(t, "shell") }, exitFailed, silence("echo")},
+		{"application behind a shell", func(t *testing.T) *genuine { return onLinux(t, "shell") }, exitPassed, application("native_sim", 380, 384)},
 		{"application that is updated", updateBoard, exitPassed, func(e explanation) bool {
 			return e.Target == "application" && e.Policy == "application" && e.Row == "A1" && e.MessageSize == 380 &&
 				e.ImageState && e.Hashes && len(e.Images) == 1 && e.Images[0].Version == "0.0.0" &&
