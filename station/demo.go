@@ -78,6 +78,9 @@ with --scenario, 0 all ended as they should, 1 some did not.`,
 func faultList() string {
 	var b strings.Builder
 	for _, f := range sim.Faults() {
+		if f.Name == string(sim.FaultUSBDrop) {
+			continue // the demo's boards have adapters
+		}
 		fmt.Fprintf(&b, "  %-17s %s\n", f.Name, f.Description)
 	}
 	return b.String()
@@ -97,6 +100,9 @@ func (d *demo) run(ctx context.Context, out io.Writer) error {
 	fault, err := sim.ParseFault(d.fault)
 	if err != nil {
 		return badInput(fmt.Errorf("--fault: %w", err))
+	}
+	if fault.Kind == sim.FaultUSBDrop {
+		return badInput(errors.New("--fault usb-drop is for boards with a USB port of their own, which this demo has not: use --scenario recovery-usb-lost"))
 	}
 	dir, err := os.MkdirTemp("", "flashline-demo-")
 	if err != nil {

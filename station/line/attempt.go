@@ -67,6 +67,7 @@ type Job struct {
 	AllowDowngrade bool
 	Board          string         // what an application must say it runs on, "" to ask nothing
 	BootText       *regexp.Regexp // what the application must print, nil for nothing
+	BootAsks       string         // the same as the recipe writes it, for people
 	TellsVersion   bool           // the boot text contains the version of the image
 	Within         time.Duration  // after the boot, to print it
 	Proof          configs.Proof
@@ -90,7 +91,7 @@ func NewJob(r *configs.Recipe) (*Job, error) {
 	}
 	return &Job{
 		Images: images, Entry: r.Entry, Policy: r.SlotPolicy, AllowDowngrade: r.AllowDowngrade, Board: r.Board,
-		BootText: pattern, TellsVersion: strings.Contains(r.Check.BootText, "{version}"), Within: time.Duration(r.Check.Within),
+		BootText: pattern, BootAsks: strings.ReplaceAll(r.Check.BootText, "{version}", images[0].Version.String()), TellsVersion: strings.Contains(r.Check.BootText, "{version}"), Within: time.Duration(r.Check.Within),
 		Proof: r.Check.Proof, Resends: resends, Timeouts: r.Timeouts,
 	}, nil
 }

@@ -141,7 +141,7 @@ func (a *attempt) check(ctx context.Context, s *records.Step) error {
 		return nil
 	}
 	return &Failure{Outcome: records.Fail, Code: WrongBootText,
-		Detail: fmt.Sprintf("The board started but did not print %q within %.0f s; it printed %s.", a.job.BootText, a.job.Within.Seconds(), a.prints.quote(a.reset)),
+		Detail: fmt.Sprintf("The board started but did not print %q within %.0f s; it printed %s.", a.job.BootAsks, a.job.Within.Seconds(), a.prints.quote(a.reset)),
 		Next:   setAside}
 }
 
