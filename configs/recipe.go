@@ -210,7 +210,9 @@ const (
 	// names the version, else the application's image list, else recovery
 	// entered once more, else none.
 	AutoProof Proof = "auto"
-	// BootTextProof is what the board prints: it needs a boot text.
+	// BootTextProof is what the board prints: it needs a boot text, and one
+	// with {version} where nothing but that tells which image runs; else it is
+	// as AutoProof.
 	BootTextProof Proof = "boot-text"
 	// ApplicationProof is the image list of the application.
 	ApplicationProof Proof = "application"

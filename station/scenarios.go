@@ -199,12 +199,12 @@ func scenarios() []scenario {
 			end:   end{code: line.ErasedAtBoot, row: "1"},
 			board: sim.Options{Build: sim.BuildOptions{Mode: sim.ModeDirectXIPRevert}}, slots: map[int]held{0: keep},
 		}, {
-			name: "ram-load", system: "RAM load, an image signed for it",
+			name: "ram-load", system: "RAM load, an image signed for it, and an application that can tell",
 			end:   end{row: "1"},
-			board: sim.Options{Build: sim.BuildOptions{Mode: sim.ModeRAMLoad}}, recipe: scenarioRecipe{images: []firmware{{version: "1.0.0", ramLoad: true}}},
+			board: sim.Options{Build: sim.BuildOptions{Mode: sim.ModeRAMLoad}, Server: server}, recipe: scenarioRecipe{images: []firmware{{version: "1.0.0", ramLoad: true}}},
 		}, {
 			name: "ram-load-unsigned-for-it", system: "RAM load, an image without load address",
-			end:   end{code: line.ErasedAtBoot, row: "1"},
+			end:   end{code: line.ImageNotListed, row: "1"},
 			board: sim.Options{Build: sim.BuildOptions{Mode: sim.ModeRAMLoad}},
 		}, {
 			name: "encrypted", system: "An encrypted image, and a bootloader with the key",

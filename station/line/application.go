@@ -1,6 +1,7 @@
 package line
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,13 @@ func (a *attempt) identifyApplication(ctx context.Context, s *records.Step) erro
 	switch {
 	case err == nil:
 		a.facts.Mode = info.Mode
+	case !soft(err) || ctx.Err() != nil:
+		return err
+	}
+	infos, err := twice(ctx, a.client.SlotInfo)
+	switch {
+	case err == nil:
+		a.facts.Told, a.facts.Slots = true, infos
 	case !soft(err) || ctx.Err() != nil:
 		return err
 	}
@@ -49,9 +57,11 @@ func (a *attempt) identifyApplication(ctx context.Context, s *records.Step) erro
 			l.prev = fmt.Sprintf("%x", active.Hash)
 			note(s, "runs "+active.Version)
 		}
-		l.number = l.fw.Number
-		if l.fw.UploadNumber != 0 {
-			l.number = l.fw.UploadNumber
+		// To an application it is the number of the image. One that has a single
+		// image does not look at it, and would write over the first with another.
+		l.number = cmp.Or(l.fw.UploadNumber, l.fw.Number)
+		if l.fw.UploadNumber == 0 && l.fw.Number != 0 && !a.facts.has(l.fw.Number) {
+			return noSuchImage(l.fw)
 		}
 		l.slot = 1
 		if ok {
@@ -104,11 +114,14 @@ func (a *attempt) clear(ctx context.Context, s *records.Step) error {
 				why = fmt.Sprintf("version %s was on trial and has been let go back", e.Version)
 			}
 		}
-		if why == "" || picksHighest(a.facts.Mode) {
+		if why == "" {
 			return nil
 		}
+		if picksHighest(a.facts.Mode) {
+			return a.eraseRival(ctx, s)
+		}
 		if n == restarts {
-			foreign, _ := stale(a.facts.List)
+			foreign, _ := a.facts.stale()
 			return staleSwap(foreign)
 		}
 		before := a.facts.List
@@ -124,6 +137,25 @@ func (a *attempt) clear(ctx context.Context, s *records.Step) error {
 			return err
 		}
 	}
+}
+
+// eraseRival takes a higher version out of the slot that does not run, where
+// the board runs ours already: otherwise the upload goes there and replaces it.
+func (a *attempt) eraseRival(ctx context.Context, s *records.Step) error {
+	foreign, ok := a.facts.stale()
+	if running, runs := a.running(foreign.Image); !ok || !runs || !a.mine(running) {
+		return nil
+	}
+	err := a.client.EraseImage(ctx, foreign.Slot, time.Duration(a.job.Timeouts.FirstChunk))
+	if _, refused := errors.AsType[*smp.ServerError](err); refused {
+		return staleSwap(foreign)
+	}
+	if err != nil {
+		return err
+	}
+	note(s, fmt.Sprintf("version %s would have been started from slot %d and has been erased", foreign.Version, foreign.Slot))
+	a.facts.List, err = a.applicationImages(ctx)
+	return err
 }
 
 // alike compares the states of two lists.
@@ -147,6 +179,10 @@ func (a *attempt) awaitApplication(ctx context.Context, ready func(smp.ImageList
 	within := time.Duration(a.job.Timeouts.Boot + a.job.Timeouts.Swap)
 	deadline := time.Now().Add(within)
 	quiet := quietTime
+	answered := false
+	if err := a.rejoin(ctx, within); err != nil {
+		return err
+	}
 	for again := false; ; {
 		// Not a word while a bootloader may be listening; what the board prints
 		// shows that it is past that.
@@ -161,6 +197,11 @@ func (a *attempt) awaitApplication(ctx context.Context, ready func(smp.ImageList
 		}
 		target, err := a.probeUntil(ctx, deadline)
 		if _, silent := errors.AsType[*smp.TimeoutError](err); silent && ctx.Err() == nil {
+			if answered {
+				return &Failure{Outcome: records.Fail, Code: NotRestarted, Err: err,
+					Detail: fmt.Sprintf("The board was told to restart and its application went on as before for %.0f s.", within.Seconds()),
+					Next:   "Its application does not carry out a restart: switch the board off and on by hand and look at it with station explain; call a technician."}
+			}
 			return &Failure{Outcome: records.Fail, Code: NoBoot, Err: err,
 				Detail: fmt.Sprintf("The board was restarted and its application did not answer again within %.0f s.", within.Seconds()),
 				Next:   setAside}
@@ -183,6 +224,7 @@ func (a *attempt) awaitApplication(ctx context.Context, ready func(smp.ImageList
 		}
 		list, err := a.applicationList(ctx)
 		_, lost := errors.AsType[*smp.PortError](err)
+		answered = answered || err == nil
 		switch {
 		case err == nil:
 			if ok, err := ready(list); ok || err != nil {

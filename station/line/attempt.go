@@ -106,11 +106,13 @@ type Progress struct {
 
 // load is one image of an attempt.
 type load struct {
-	fw     *Firmware
-	slot   int  // where it goes
-	number int  // the image number that addresses it there
-	kept   bool // the board holds it already, so it is not sent
-	there  bool // it lies in its slot from an earlier try, so it is not sent either
+	fw   *Firmware
+	slot int // where it goes
+	// message is the largest message that may carry it, bytes.
+	message int
+	number  int  // the image number that addresses it there
+	kept    bool // the board holds it already, so it is not sent
+	there   bool // it lies in its slot from an earlier try, so it is not sent either
 	// What the board reported: before, and at last.
 	prev, hash, version string
 }
@@ -149,6 +151,7 @@ type attempt struct {
 	pending  bool     // a foreign image is marked to replace what was written
 	swapped  bool     // and was let swap
 	unproven *Failure // why the bootloader's list proves nothing
+	once     bool     // the site cannot bring the board into recovery again
 	answers  bool     // the application has answered since the restart
 	proof    []string
 }
@@ -239,10 +242,16 @@ func (a *attempt) run(ctx context.Context) *Failure {
 	case a.settled():
 		rest = restart // nothing was written, and yet it has to start
 	}
+	var f *Failure
 	if a.doubtful() {
-		rest = slices.Concat(restart, []step{{StepRecovery, a.returnOnce}}, restart)
+		f = a.steps(ctx, append(restart, step{StepRecovery, a.returnOnce})...)
+		if a.once {
+			rest = nil
+		}
 	}
-	f := a.steps(ctx, append(rest, step{StepProve, a.prove})...)
+	if f == nil {
+		f = a.steps(ctx, append(rest, step{StepProve, a.prove})...)
+	}
 	switch {
 	case f == nil:
 		return nil
@@ -292,6 +301,7 @@ func (a *attempt) doubtful() bool {
 func (a *attempt) returnOnce(ctx context.Context, s *records.Step) error {
 	err := a.enterAgain(ctx, s)
 	if errors.Is(err, fixtures.ErrNoPower) {
+		a.once = true
 		return skip(s, "the station cannot switch this board's power")
 	}
 	return err
@@ -405,7 +415,11 @@ func (a *attempt) listen(ctx context.Context, err error) error {
 		}
 		return err
 	}
-	if silence.Request == smp.MessageSizeProbe && a.cutsLines(ctx) {
+	cuts := silence.Request == smp.MessageSizeProbe && a.cutsLines(ctx)
+	if ctx.Err() != nil {
+		return err // stopped before it could be known
+	}
+	if cuts {
 		return &Failure{Outcome: records.Fail, Code: MessageTooLong, Err: err,
 			Detail: "The board answers what fits a short line, and drops every longer one.",
 			Next:   "Build the bootloader with CONFIG_BOOT_MAX_LINE_INPUT_LEN=128 or more; call a technician."}
@@ -504,6 +518,9 @@ func (a *attempt) bootMode(ctx context.Context) (smp.Target, error) {
 	// bootloader may swap.
 	ignored := time.Now().Add(time.Duration(a.job.Timeouts.Boot))
 	deadline := ignored.Add(time.Duration(a.job.Timeouts.Swap))
+	if err := a.rejoin(ctx, time.Until(deadline)); err != nil {
+		return 0, err
+	}
 	for {
 		target, err := a.probeUntil(ctx, deadline)
 		if err != nil {
@@ -590,16 +607,28 @@ func (a *attempt) follow(ctx context.Context, within time.Duration) (bool, error
 	if !a.site.USB() {
 		return true, nil // the next request tells what is wrong
 	}
+	if err := a.rejoin(ctx, within); err != nil {
+		return false, err
+	}
+	return a.client != nil, nil
+}
+
+// rejoin waits for the USB port of a board that restarts to go and to come
+// back; there is no client if it does not. The port of an adapter stays.
+func (a *attempt) rejoin(ctx context.Context, within time.Duration) error {
+	if !a.site.USB() {
+		return nil
+	}
 	client, err := a.site.Reconnect(ctx, a.prints.add, within)
 	if _, gone := errors.AsType[*fixtures.NoPortError](err); gone {
 		a.client = nil
-		return false, nil
+		return nil
 	}
 	if err != nil {
-		return false, err
+		return err
 	}
 	a.adopt(client)
-	return true, nil
+	return nil
 }
 
 // twice asks again after a silence: one lost answer must not pass for a board

@@ -1,6 +1,7 @@
 package line
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -32,6 +33,9 @@ func (a *attempt) identify(ctx context.Context, s *records.Step) error {
 		a.facts.Listed, a.facts.List = true, list
 	case soft(err) && ctx.Err() == nil:
 		s.Detail = fmt.Sprintf("no image list: %v", err)
+		if f := a.blind(err); f != nil {
+			return f
+		}
 	default:
 		return err
 	}
@@ -49,7 +53,7 @@ func (a *attempt) identify(ctx context.Context, s *records.Step) error {
 	if f := a.guard(func(image int) (smp.ImageSlot, bool) { return a.facts.List.Find(image, 0) }); f != nil {
 		return f
 	}
-	if foreign, ok := stale(a.facts.List); ok {
+	if foreign, ok := a.facts.stale(); ok {
 		// Into an empty slot 0 nothing is swapped: there it waits until it has
 		// been written, and is dealt with then.
 		if _, ok := a.facts.List.Find(foreign.Image, 0); ok {
@@ -63,13 +67,18 @@ func (a *attempt) identify(ctx context.Context, s *records.Step) error {
 
 // sizeUp finds out what the largest message is.
 func (a *attempt) sizeUp(ctx context.Context) error {
-	a.result.MessageSize = a.loads[0].fw.MessageSize
-	if a.result.MessageSize != 0 {
-		return nil
+	for _, l := range a.loads {
+		l.message = cmp.Or(l.fw.MessageSize, a.result.MessageSize)
+		if l.message == 0 {
+			size, err := a.client.FindMessageSize(ctx)
+			if err != nil {
+				return err
+			}
+			l.message, a.result.MessageSize = size, size
+		}
 	}
-	size, err := a.client.FindMessageSize(ctx)
-	a.result.MessageSize = size
-	return err
+	a.result.MessageSize = a.loads[0].message
+	return nil
 }
 
 // place says where each image goes.
@@ -85,7 +94,13 @@ func (a *attempt) place(s *records.Step) error {
 			note(s, "holds no valid image")
 		}
 		l.kept = ok && !l.fw.Rewrite && l.is(holds) && (!list.HasFlags || holds.Active && holds.Confirmed)
-		if !l.kept && ok && a.plan.Policy != configs.PrimarySlot {
+		switch {
+		case l.kept || !ok || a.plan.Policy == configs.PrimarySlot:
+		case l.is(holds):
+			// With the same image in both slots a mark by its hash would mean
+			// either.
+			a.plan.Why += " Slot 0 holds the image already, so it is written there."
+		default:
 			l.slot = 1
 		}
 		var f *Failure
@@ -109,7 +124,7 @@ func note(s *records.Step, text string) {
 
 func staleSwap(foreign smp.ImageSlot) *Failure {
 	return &Failure{Outcome: records.Fail, Code: StaleSwap,
-		Detail: fmt.Sprintf("Slot %d of the board holds version %s, marked to replace the image in slot 0 at the next start.", foreign.Slot, foreign.Version),
+		Detail: fmt.Sprintf("Slot %d of the board holds version %s, marked to run in the place of the right image at the next start.", foreign.Slot, foreign.Version),
 		Next:   "Start the board once without recovery so that it makes that change, then flash it again."}
 }
 
@@ -117,27 +132,11 @@ func staleSwap(foreign smp.ImageSlot) *Failure {
 // else is swapped in and out of the way, and enters recovery again. There is
 // no command to take such a mark back.
 func (a *attempt) letSwap(ctx context.Context, s *records.Step) error {
-	foreign, _ := stale(a.facts.List)
+	foreign, _ := a.facts.stale()
 	if err := a.restart(ctx, smp.BootNormal, s); err != nil {
 		return err
 	}
-	// The first line is the application's: MCUboot's own console is never on
-	// the line of its recovery. Nor is there a USB port while it swaps. A silent
-	// board gets the whole time.
-	deadline := time.Now().Add(time.Duration(a.job.Timeouts.Swap))
-	if a.site.USB() {
-		if err := pause(ctx, resetTime); err != nil {
-			return err
-		}
-		if back, err := a.follow(ctx, time.Until(deadline)); err != nil {
-			return err
-		} else if back {
-			deadline = time.Now()
-		}
-	}
-	if _, _, err := a.printed(ctx, max(time.Until(deadline), 0), func(ctx context.Context, gone <-chan struct{}) (string, bool) {
-		return a.prints.wait(ctx, gone, a.reset, nil)
-	}); err != nil {
+	if _, _, err := a.awaitStart(ctx, time.Duration(a.job.Timeouts.Swap)); err != nil {
 		return err
 	}
 	s.Retries++
@@ -155,7 +154,7 @@ func (a *attempt) letSwap(ctx context.Context, s *records.Step) error {
 	}
 	a.facts.Listed, a.facts.List = true, list
 	a.pending, a.swapped = false, true
-	if foreign, ok := stale(list); ok {
+	if foreign, ok := a.facts.stale(); ok {
 		return staleSwap(foreign)
 	}
 	for _, l := range a.loads {
@@ -193,7 +192,7 @@ func (a *attempt) upload(ctx context.Context, s *records.Step) error {
 		o := smp.UploadOptions{
 			Image:        l.number,
 			WriteSize:    l.fw.WriteSize,
-			MessageSize:  a.result.MessageSize,
+			MessageSize:  l.message,
 			Encrypted:    l.fw.Encrypted,
 			FirstTimeout: time.Duration(a.job.Timeouts.FirstChunk),
 			ChunkTimeout: time.Duration(a.job.Timeouts.Chunk),
@@ -295,7 +294,7 @@ func (a *attempt) compare(list smp.ImageList) error {
 				Detail: fmt.Sprintf("The board reports version %s of %s instead of %s.", slot.Version, a.called(l), l.fw.Version), Next: reseat}
 		}
 	}
-	if foreign, ok := stale(list); ok {
+	if foreign, ok := a.facts.stale(); ok {
 		if a.swapped {
 			return staleSwap(foreign)
 		}
@@ -320,8 +319,11 @@ func notConfirmed(does string) *Failure {
 func (a *attempt) notListed(l *load) *Failure {
 	f := &Failure{Outcome: records.Fail, Code: ImageNotListed,
 		Detail: "The board took " + a.called(l) + " but does not accept it: its bootloader trusts another key, or the image was damaged.",
-		Next:   "Check that this order and this board belong together: development and release boards trust different keys. (MCUboot 2.2 built to swap using offset puts an upload in the wrong place: it takes 2.3.) Call a technician."}
+		Next:   "Check that this order and this board belong together: development and release boards trust different keys. (MCUboot 2.2 built to swap using offset puts an upload in the wrong place: it takes 2.3. One built to load to RAM wants images signed with --load-addr.) Call a technician."}
 	switch {
+	case l.fw.RAMLoad:
+		f.Detail = "The board took " + a.called(l) + " but does not list it. A bootloader that loads to RAM lists what it loaded at its last start, so that says little: or else it trusts another key, or the image was damaged."
+		f.Next = "Build the application with an SMP server on this port (CONFIG_MCUMGR_GRP_IMG=y), which can prove what runs. If it has one, check that this order and this board belong together. Call a technician."
 	case l.fw.Encrypted:
 		f.Detail = "The board took " + a.called(l) + " but does not accept it: the image is encrypted, and its bootloader cannot decrypt it, trusts another key, or got it damaged."
 		f.Next = "Check that this board's MCUboot is built with CONFIG_BOOT_ENCRYPT_IMAGE=y and the key the image was made for, or flash the image that is not encrypted. Call a technician."
@@ -372,7 +374,7 @@ func (a *attempt) mark(ctx context.Context, s *records.Step) error {
 		if l.kept || l.slot == 0 && a.facts.Target == smp.TargetBootloader {
 			continue
 		}
-		if active, ok := a.running(l.fw.Number); ok && l.is(active) {
+		if active, ok := a.running(l.fw.Number); ok && l.is(active) && a.facts.Target == smp.TargetApplication {
 			continue // on trial already
 		}
 		marked = true
@@ -433,6 +435,11 @@ func (a *attempt) release(ctx context.Context, s *records.Step) error {
 func (a *attempt) restart(ctx context.Context, mode smp.BootMode, steps ...*records.Step) error {
 	a.reset = a.prints.len()
 	a.answers = false
+	if back, err := a.follow(ctx, time.Duration(a.job.Timeouts.Boot)); err != nil {
+		return err
+	} else if !back {
+		return &fixtures.NoPortError{Err: errors.New("it went with an earlier restart"), Waited: time.Duration(a.job.Timeouts.Boot)}
+	}
 	for try := 1; ; try++ {
 		err := a.client.Reset(ctx, mode)
 		if ctx.Err() != nil {

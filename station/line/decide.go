@@ -48,7 +48,7 @@ func (f *Facts) single(image int) bool {
 	return f.Told && n == 1
 }
 
-// several reports whether something shows that the board has this image number
+// has reports whether something shows that the board has this image number
 // besides 0: MCUboot names images in its answers only where it has more.
 func (f *Facts) has(image int) bool {
 	for _, s := range f.Slots.Slots {
@@ -64,12 +64,17 @@ func (f *Facts) has(image int) bool {
 	return false
 }
 
-// stale finds an image in a secondary slot that is marked to be swapped in: at
-// the next start it would replace what was just flashed. Only bootloaders built
-// with image state tell.
-func stale(list smp.ImageList) (smp.ImageSlot, bool) {
-	for _, s := range list.Slots {
-		if s.Slot != 0 && s.Pending {
+// stale finds an image that is marked to run at the next start in the place of
+// what runs or was just flashed. To a bootloader that is one in the secondary
+// slot, and only those built with image state tell; to an application it is the
+// slot that does not run, which may be either.
+func (f *Facts) stale() (smp.ImageSlot, bool) {
+	for _, s := range f.List.Slots {
+		elsewhere := s.Slot != 0
+		if f.Target == smp.TargetApplication {
+			elsewhere = !s.Active
+		}
+		if s.Pending && elsewhere {
 			return s, true
 		}
 	}
@@ -94,7 +99,7 @@ func Decide(want configs.SlotPolicy, f Facts) (Decision, *Failure) {
 	_, direct := f.direct(0)
 	primary := func(why string) (Decision, *Failure) {
 		d := Decision{Policy: configs.PrimarySlot}
-		_, pending := stale(f.List)
+		_, pending := f.stale()
 		switch {
 		case pending:
 			d.Row, d.Why = "3b", "Another image is marked to replace the one in slot 0, so it is let swap first, and then slot 0 is written"
@@ -120,9 +125,11 @@ func Decide(want configs.SlotPolicy, f Facts) (Decision, *Failure) {
 	case configs.SecondaryConfirm, configs.SecondaryTestConfirm:
 		holds := ""
 		switch _, ok := f.List.Find(0, 0); {
+		case !f.Listed:
+			return refuse(ListRefused, "The bootloader does not say what its slots hold, and the recipe asks for the second of them.",
+				`Set slot_policy = "primary" if this bootloader cannot list its images; call a technician.`)
 		case !direct:
-			return refuse(NoDirectUpload, "The bootloader does not offer its secondary slot for uploads, and the recipe asks for that.",
-				`Build MCUboot with CONFIG_MCUBOOT_SERIAL_DIRECT_IMAGE_UPLOAD=y and CONFIG_BOOT_SERIAL_IMG_GRP_SLOT_INFO=y, or set slot_policy = "primary"; call a technician.`)
+			return Decision{}, noDirectUpload("its secondary slot")
 		case !ok:
 			// MCUboot swaps nothing into an empty primary slot: such a board
 			// would never start. In the primary slot the image is as lasting.
@@ -131,7 +138,7 @@ func Decide(want configs.SlotPolicy, f Facts) (Decision, *Failure) {
 			return refuse(NoImageState, "The bootloader has no command to keep an image in slot 1, and the recipe asks for that.",
 				`Build MCUboot 2.0 or newer with CONFIG_BOOT_SERIAL_IMG_GRP_IMAGE_STATE=y, or set slot_policy = "primary"; call a technician.`)
 		}
-		if _, pending := stale(f.List); pending {
+		if _, pending := f.stale(); pending {
 			holds = ", after the image that is pending there is let swap"
 		}
 		if want == configs.SecondaryTestConfirm {
@@ -142,6 +149,12 @@ func Decide(want configs.SlotPolicy, f Facts) (Decision, *Failure) {
 	return primary("")
 }
 
+func noDirectUpload(slot string) *Failure {
+	return &Failure{Outcome: records.Fail, Code: NoDirectUpload,
+		Detail: "The bootloader does not offer " + slot + " for uploads, and the recipe asks for that.",
+		Next:   `Build MCUboot with CONFIG_MCUBOOT_SERIAL_DIRECT_IMAGE_UPLOAD=y and CONFIG_BOOT_SERIAL_IMG_GRP_SLOT_INFO=y, or set slot_policy = "primary"; call a technician.`}
+}
+
 func decideApplication(want configs.SlotPolicy, f Facts) (Decision, *Failure) {
 	switch want {
 	case configs.AutoPolicy, configs.ApplicationPolicy:
@@ -149,6 +162,11 @@ func decideApplication(want configs.SlotPolicy, f Facts) (Decision, *Failure) {
 		return Decision{}, &Failure{Outcome: records.Fail, Code: NotRecovery,
 			Detail: "The board's application answered instead of its bootloader: it did not enter recovery.",
 			Next:   `Check the recovery pin of this site, and that the bootloader is built with serial recovery; to update through the application set entry = "power-on" and slot_policy = "application". Call a technician.`}
+	}
+	if !f.Listed {
+		return Decision{}, &Failure{Outcome: records.Fail, Code: ListRefused,
+			Detail: "The application does not say what its slots hold.",
+			Next:   "It needs CONFIG_MCUMGR_GRP_IMG=y; otherwise flash the board through recovery. Call a technician."}
 	}
 	if picksHighest(f.Mode) {
 		return Decision{configs.ApplicationPolicy, "A2", "An application answers, and its bootloader runs the highest version from either slot: the image goes to the slot that is free."}, nil
@@ -175,8 +193,10 @@ func numberOf(fw *Firmware, slot int, f Facts) (int, *Failure) {
 	switch {
 	case slot == 0 && fw.UploadNumber != 0:
 		return fw.UploadNumber, nil
+	case slot != 0 && !direct:
+		return 0, noDirectUpload(fmt.Sprintf("the secondary slot of image %d", fw.Number))
 	case slot != 0:
-		return numbers[slot], nil // Decide has seen that it is there
+		return numbers[slot], nil
 	case fw.Number == 0:
 		return 0, nil // slot 0 of image 0 on every build
 	case direct:
@@ -184,9 +204,13 @@ func numberOf(fw *Firmware, slot int, f Facts) (int, *Failure) {
 	case f.has(fw.Number):
 		return fw.Number, nil
 	}
-	return 0, &Failure{Outcome: records.Fail, Code: NoSuchImage,
+	return 0, noSuchImage(fw)
+}
+
+func noSuchImage(fw *Firmware) *Failure {
+	return &Failure{Outcome: records.Fail, Code: NoSuchImage,
 		Detail: fmt.Sprintf("Nothing shows that this board takes an image %d (%s), and on a board that does not, sending it can erase something else.", fw.Number, fw.Name),
-		Next:   "Build MCUboot with CONFIG_BOOT_SERIAL_IMG_GRP_SLOT_INFO=y, or say upload_number in the recipe if you know it; call a technician."}
+		Next:   "Check that this order is for this board. If it is, build MCUboot with CONFIG_BOOT_SERIAL_IMG_GRP_SLOT_INFO=y (an application with CONFIG_MCUMGR_GRP_IMG_SLOT_INFO=y), or say upload_number in the recipe if you know it. Call a technician."}
 }
 
 // soft reports whether an answer, or the lack of one, only means that the board

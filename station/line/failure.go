@@ -43,6 +43,7 @@ const (
 	NotProven       Code = "NOT_PROVEN"       // nothing shows that it runs
 	Reverted        Code = "REVERTED"         // started on trial, and went back
 	ResetRefused    Code = "RESET_REFUSED"
+	NotRestarted    Code = "NOT_RESTARTED"     // the application went on as before
 	StillInRecovery Code = "STILL_IN_RECOVERY" // restarted, and is a bootloader again
 	NoBoot          Code = "NO_BOOT"           // restarted, and said nothing
 	WrongBootText   Code = "WRONG_BOOT_TEXT"   // started, and said something else
@@ -109,7 +110,7 @@ func (f *Failure) retryable() bool {
 	}
 	switch f.Code {
 	case ImageNotListed, HashNotReported, UploadRefused, NotRecovery, StaleSwap, NotConfirmed, NoDirectUpload, NoImageState, ConfirmRefused, TotalTime,
-		ErasedAtBoot, OtherSlotRuns, NotProven, Reverted, NotSwapped, NotApplication, NoFreeSlot, NoSuchImage, ImageTooLarge, MessageTooLong, Downgrade, WrongBoard,
+		ErasedAtBoot, OtherSlotRuns, NotProven, Reverted, NotSwapped, NotApplication, NoSuchImage, NotRestarted, ResetRefused, ImageTooLarge, MessageTooLong, Downgrade, WrongBoard,
 		DependencyMissing, WrongBaud, RawProtocol:
 		return false
 	}
@@ -155,7 +156,7 @@ func explain(ctx context.Context, step string, err error) *Failure {
 		return fail(records.Error, code, detail, e.Hint)
 	}
 	if e, ok := errors.AsType[*fixtures.StillPoweredError](err); ok {
-		return fail(records.Error, StillPowered, fmt.Sprintf("The USB port %s of site %d is still there with the power off.", e.Path, e.Site), e.Hint)
+		return fail(records.Error, StillPowered, fmt.Sprintf("The USB port %s of site %d is still there after %s.", e.Path, e.Site, e.After), e.Hint)
 	}
 	if e, ok := errors.AsType[*fixtures.NoPortError](err); ok {
 		return fail(records.Fail, NoUSBPort, fmt.Sprintf("The board's USB port %s did not appear within %.1f s.", e.Path, e.Waited.Seconds()), reseat)

@@ -32,6 +32,25 @@ func (a *attempt) guard(running func(image int) (smp.ImageSlot, bool)) *Failure 
 	return nil
 }
 
+// blind is a board that does not say what it holds, where the recipe forbids
+// what can only be seen from that.
+func (a *attempt) blind(err error) *Failure {
+	needs := !a.job.AllowDowngrade
+	for _, l := range a.loads {
+		needs = needs || len(l.fw.Requires) > 0
+	}
+	if !needs {
+		return nil
+	}
+	f := &Failure{Outcome: records.Fail, Code: ListRefused, Err: err,
+		Detail: fmt.Sprintf("The board does not say what it holds, so it cannot be seen whether it would go back to a lower version: %v.", err),
+		Next:   "If its bootloader cannot list its images, release a recipe with allow_downgrade = true; otherwise reseat the board and try again."}
+	if _, silent := errors.AsType[*smp.TimeoutError](err); silent {
+		f.Code = ListTimeout
+	}
+	return f
+}
+
 // requires checks a dependency on an image that is not in the recipe.
 func (a *attempt) requires(l *load, d mcuboot.Dependency, running func(int) (smp.ImageSlot, bool)) *Failure {
 	for _, o := range a.loads {

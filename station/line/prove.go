@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"flashline/configs"
@@ -41,42 +42,53 @@ func (a *attempt) printed(ctx context.Context, within time.Duration, match func(
 	}
 }
 
-// boot waits for the first line that the board prints after its restart. A
-// recipe without boot text may be for a board that prints nothing: then it
-// must at least not be in recovery again.
-func (a *attempt) boot(ctx context.Context, s *records.Step) error {
-	within := time.Duration(a.job.Timeouts.Boot)
-	swaps := !a.settled()
-	if swaps {
-		within += time.Duration(a.job.Timeouts.Swap)
+// awaitStart waits, in silence at first, until a board that restarts shows that
+// it runs: by a line that it prints or by an answer, which is target. Neither in
+// time is no error: there are boards that say nothing.
+func (a *attempt) awaitStart(ctx context.Context, within time.Duration) (line string, target smp.Target, err error) {
+	deadline := time.Now().Add(within)
+	// Whatever comes at once may still be from before.
+	if err := pause(ctx, resetTime); err != nil {
+		return "", 0, err
 	}
-	if a.job.BootText == nil {
-		if !swaps {
-			within = min(within, max(a.job.Within, quietTime))
-		}
-		// Whatever comes meanwhile may still be the bootloader, or noise.
-		if err := pause(ctx, resetTime); err != nil {
-			return err
-		}
+	if err := a.rejoin(ctx, time.Until(deadline)); err != nil {
+		return "", 0, err
 	}
-	for again := false; ; again = true {
-		line, ok, err := a.printed(ctx, within, func(ctx context.Context, gone <-chan struct{}) (string, bool) {
+	for wait := quietTime; ; wait = time.Second {
+		wait = min(wait, max(time.Until(deadline), 0))
+		line, _, err := a.printed(ctx, wait, func(ctx context.Context, gone <-chan struct{}) (string, bool) {
 			return a.prints.wait(ctx, gone, a.reset, nil)
 		})
 		if err != nil {
-			return err
-		}
-		if ok {
-			s.Detail = line
-			if a.job.BootText != nil {
-				return nil // the next step looks closer
-			}
+			return "", 0, err
 		}
 		target, err := a.look(ctx)
+		if err != nil || line != "" || target != smp.TargetUnknown || !time.Now().Before(deadline) {
+			return line, target, err
+		}
+	}
+}
+
+// boot waits until the board shows that it runs: by the first line that it
+// prints, where the recipe asks for a text, else by whatever it says. It may be
+// a board that says nothing: then it must at least not be in recovery again.
+func (a *attempt) boot(ctx context.Context, s *records.Step) error {
+	within := time.Duration(a.job.Timeouts.Boot)
+	switch {
+	case !a.settled():
+		within += time.Duration(a.job.Timeouts.Swap)
+	case a.job.BootText == nil:
+		within = min(within, resetTime+quietTime)
+	}
+	for again := false; ; again = true {
+		line, target, err := a.firstSign(ctx, within)
 		if err != nil {
 			return err
 		}
+		s.Detail = line
 		switch {
+		case a.job.BootText != nil && line != "":
+			return nil // the next step looks closer
 		case target == smp.TargetBootloader && !again:
 			// It may have come here only because it was spoken to while it
 			// listened at its start (CONFIG_BOOT_SERIAL_WAIT_FOR_DFU), by us or by
@@ -105,11 +117,27 @@ func (a *attempt) boot(ctx context.Context, s *records.Step) error {
 			a.answers = true
 		case a.client == nil:
 			s.Detail = "its USB port did not come back, as of an application without one"
-		case !ok:
+		case line == "":
 			s.Detail = "printed nothing; left the bootloader"
 		}
 		return nil
 	}
+}
+
+// firstSign is what a restarted board shows first. Where a text has to come the
+// board is left alone until it does.
+func (a *attempt) firstSign(ctx context.Context, within time.Duration) (string, smp.Target, error) {
+	if a.job.BootText == nil {
+		return a.awaitStart(ctx, within)
+	}
+	line, ok, err := a.printed(ctx, within, func(ctx context.Context, gone <-chan struct{}) (string, bool) {
+		return a.prints.wait(ctx, gone, a.reset, nil)
+	})
+	if ok || err != nil {
+		return line, smp.TargetUnknown, err
+	}
+	target, err := a.look(ctx)
+	return "", target, err
 }
 
 // look asks once what is there now; nothing is an answer too.
@@ -206,7 +234,9 @@ func (a *attempt) keeps(list smp.ImageList) error {
 		}
 		l.report(active)
 	}
-	if foreign, ok := stale(list); ok && !a.mine(foreign) {
+	a.facts.List = list
+	f := Facts{Target: smp.TargetApplication, List: list}
+	if foreign, ok := f.stale(); ok && !a.mine(foreign) {
 		return staleSwap(foreign)
 	}
 	return nil
@@ -256,11 +286,12 @@ func (a *attempt) prove(ctx context.Context, s *records.Step) error {
 	switch {
 	case a.unproven != nil:
 		// Only the application's word is left.
-		if err := a.proveByApplication(ctx, s); err != nil {
+		err := a.proveByApplication(ctx, s)
+		if _, failed := errors.AsType[*Failure](err); failed || soft(err) && ctx.Err() == nil {
 			note(s, err.Error())
 			return a.unproven
 		}
-		return nil
+		return err
 	case a.facts.Target == smp.TargetApplication, a.job.Proof == configs.ApplicationProof:
 		return a.proveByApplication(ctx, s)
 	case a.job.Proof == configs.RecoveryProof:
@@ -271,10 +302,16 @@ func (a *attempt) prove(ctx context.Context, s *records.Step) error {
 			return a.proveByApplication(ctx, s)
 		}
 		return a.proveByRecovery(ctx, s)
-	case a.job.Proof == configs.BootTextProof, a.job.Proof == configs.NoProof:
-		return skip(s, "the recipe asks for no more")
-	case a.job.BootText != nil && a.job.TellsVersion && len(a.loads) == 1 && !a.twin():
+	case a.tells():
 		return skip(s, "the boot text tells the version")
+	case slices.ContainsFunc(a.loads, func(l *load) bool { return l.fw.RAMLoad }):
+		// Its bootloader lists what it validated in RAM at its last start.
+		return a.proveByApplication(ctx, s)
+	case a.job.Proof == configs.NoProof:
+		if f := a.rival(a.facts.List); f != nil {
+			return f
+		}
+		return skip(s, "the recipe asks for no more")
 	case a.answers, a.job.Entry == configs.BootMode: // whose application has a server
 		return a.proveByApplication(ctx, s)
 	}
@@ -283,6 +320,11 @@ func (a *attempt) prove(ctx context.Context, s *records.Step) error {
 		return skip(s, "the station cannot switch this board's power")
 	}
 	return err
+}
+
+// tells reports whether the boot text alone shows that the image runs.
+func (a *attempt) tells() bool {
+	return a.job.BootText != nil && a.job.TellsVersion && len(a.loads) == 1 && !a.twin()
 }
 
 // slots names where the images lie now.
@@ -374,10 +416,11 @@ func (a *attempt) proveByRecovery(ctx context.Context, s *records.Step) error {
 			return f
 		}
 	}
-	if foreign, ok := stale(list); ok {
+	a.facts.List = list
+	if foreign, ok := a.facts.stale(); ok {
 		return staleSwap(foreign)
 	}
-	if f := a.rival(list); f != nil && a.plan.Policy == configs.PrimarySlot && !(a.job.BootText != nil && a.job.TellsVersion) {
+	if f := a.rival(list); f != nil && a.settled() && !(a.job.BootText != nil && a.job.TellsVersion) {
 		return f
 	}
 	note(s, "after the restart the bootloader still lists it in slot 0")
@@ -442,7 +485,7 @@ func (a *attempt) examine(ctx context.Context, f *Failure) *Failure {
 		if err != nil {
 			return err
 		}
-		if a.plan.Policy == configs.PrimarySlot {
+		if a.settled() {
 			if why = a.fate(list); why == nil && f.Code == WrongBootText {
 				why = a.rival(list)
 			}

@@ -1,6 +1,7 @@
 package line
 
 import (
+	"context"
 	"crypto/ed25519"
 	"fmt"
 	"slices"
@@ -52,10 +53,8 @@ type system struct {
 	sent   int    // images sent: 1 unless it says -1 for none
 }
 
-// Every system that the station serves, and every one that it refuses, from
-// power-on to power down. What it says is held against what the board would
-// really run from now on.
-func TestSystems(t *testing.T) {
+// systems are all that the station serves, and all that it refuses.
+func systems(t *testing.T) []system {
 	old, image := build(t, "1.0.0", nil), build(t, "2.0.0", nil)
 	newer := build(t, "3.0.0", nil)
 	net, oldNet := build(t, "1.2.3", nil), build(t, "1.1.0", nil)
@@ -106,7 +105,7 @@ func TestSystems(t *testing.T) {
 		again    = "listed the hash in slot 0 again."
 		reported = "The application reported the hash"
 	)
-	tests := []system{
+	return []system{
 		// Recovery, one slot and two.
 		{name: "one slot", board: with(one, slots(map[int][]byte{0: old})), row: "1", proof: listed},
 		{name: "one slot, told", board: func(o *sim.Options) { o.Slots, o.Build.SlotInfo = 1, true }, row: "2", proof: listed},
@@ -134,6 +133,7 @@ func TestSystems(t *testing.T) {
 		{name: "confirm, swap-offset", board: with(full(sim.ModeSwapOffset), slots(map[int][]byte{0: old})), recipe: policy(configs.SecondaryConfirm), row: "5", proof: again},
 		{name: "confirm, an application that answers", board: with(full(sim.ModeSwapMove), slots(map[int][]byte{0: old}), server), recipe: both(policy(configs.SecondaryConfirm), noText), row: "5", proof: reported},
 		{name: "confirm, empty slot 0", board: full(sim.ModeSwapMove), recipe: policy(configs.SecondaryConfirm), row: "4", proof: listed, steps: "-mark"},
+		{name: "confirm, holds it already and is to get it again", board: with(full(sim.ModeSwapMove), slots(map[int][]byte{0: image})), recipe: both(policy(configs.SecondaryConfirm), func(r *configs.Recipe) { r.Images[0].Rewrite = true }), row: "5", proof: again, steps: "-mark"},
 		{name: "confirm, no state", board: func(o *sim.Options) {
 			o.Build = sim.BuildOptions{SlotInfo: true, DirectUpload: true}
 			o.Contents = map[int][]byte{0: old}
@@ -158,8 +158,12 @@ func TestSystems(t *testing.T) {
 			o.Build.Mode, o.Contents = sim.ModeDirectXIP, map[int][]byte{0: old, 1: newer}
 		}, recipe: noText, code: OtherSlotRuns, row: "1"},
 		{name: "direct-XIP with revert", board: func(o *sim.Options) { o.Build.Mode = sim.ModeDirectXIPRevert }, code: ErasedAtBoot, row: "1", steps: "examine"},
-		{name: "RAM load", board: func(o *sim.Options) { o.Build.Mode, o.Contents = sim.ModeRAMLoad, map[int][]byte{0: oldRAM} }, recipe: image0(ram), row: "1", proof: listed},
-		{name: "RAM load, not built for it", board: func(o *sim.Options) { o.Build.Mode = sim.ModeRAMLoad }, code: ErasedAtBoot, row: "1"},
+		// What these list in recovery is what they last loaded.
+		{name: "RAM load", board: with(server, func(o *sim.Options) {
+			o.Build.Mode, o.Contents = sim.ModeRAMLoad, map[int][]byte{0: oldRAM}
+		}), recipe: image0(ram), row: "1", proof: "The application reported the hash"},
+		{name: "RAM load, nobody to tell", board: func(o *sim.Options) { o.Build.Mode, o.Contents = sim.ModeRAMLoad, map[int][]byte{0: oldRAM} }, recipe: image0(ram), code: ImageNotListed, row: "1"},
+		{name: "RAM load, not built for it", board: func(o *sim.Options) { o.Build.Mode = sim.ModeRAMLoad }, code: ImageNotListed, row: "1"},
 		{name: "overwrite-only", board: func(o *sim.Options) { o.Build.Mode, o.Contents = sim.ModeOverwrite, map[int][]byte{0: old} }, row: "1", proof: listed},
 		{name: "swap-offset", board: func(o *sim.Options) { o.Build.Mode, o.Contents = sim.ModeSwapOffset, map[int][]byte{0: old} }, row: "1", proof: listed},
 
@@ -211,6 +215,11 @@ func TestSystems(t *testing.T) {
 		{name: "application, two images", board: with(two, slots(map[int][]byte{0: old, 2: oldNet}), func(o *sim.Options) {
 			o.Server = &sim.ServerOptions{BufferSize: 1024}
 		}), recipe: both(application, noText, multi), row: "A1", proof: reported, sent: 2},
+		{name: "application with one image, two in the recipe", board: with(slots(map[int][]byte{0: old}), server), recipe: both(application, noText, multi), code: NoSuchImage, row: "A1", sent: -1},
+		{name: "application, no sector to move by", board: with(slots(map[int][]byte{0: old}), func(o *sim.Options) {
+			o.SlotSize = 4 * part.SectorSize
+			o.Server = &sim.ServerOptions{BootloaderInfo: true, SlotInfo: true}
+		}), recipe: both(application, noText, image0(build(t, "2.0.0", func(o *mcuboot.BuildOptions) { o.Body = make([]byte, 3*part.SectorSize-2000) })), func(r *configs.Recipe) { r.Images[0].SectorSize = part.SectorSize }), code: ImageTooLarge, row: "A1", sent: -1},
 		{name: "application, two images, small buffers", board: with(two, slots(map[int][]byte{0: old, 1: old, 2: oldNet, 3: oldNet}), server), recipe: both(application, noText, multi), code: ListRefused},
 		{name: "application behind a shell", board: with(slots(map[int][]byte{0: old}), func(o *sim.Options) {
 			o.Server = &sim.ServerOptions{Shell: true, LogEvery: 70 * time.Millisecond}
@@ -258,25 +267,63 @@ func TestSystems(t *testing.T) {
 		// A bootloader that does not tell.
 		{name: "list without hashes, an application that tells", board: with(slots(map[int][]byte{0: old}), server, func(o *sim.Options) { o.Build.NoHash = true }), recipe: noText, row: "1", proof: reported},
 	}
-	for _, tt := range tests {
+}
+
+// rig puts the system at a site.
+func (tt *system) rig(t *testing.T) *rig {
+	return newRig(t, 1, func(_ int, o *sim.Options) {
+		o.Part, o.Key, o.App = sim.Ideal(), signer().Public(), "blinky"
+		if tt.board != nil {
+			tt.board(o)
+		}
+	}, func(r *rig) {
+		r.recipe.Images = []configs.Image{{Path: configs.Path{Written: "app.bin"}, Data: build(t, "2.0.0", nil), WriteSize: 4}}
+		r.recipe.Timeouts.FirstChunk = configs.Duration(10 * time.Second)
+		if tt.recipe != nil {
+			tt.recipe(r.recipe)
+		}
+	})
+}
+
+// From power-on to power down. What the station says is held against what the
+// board would really run from now on.
+func TestSystems(t *testing.T) {
+	for _, tt := range systems(t) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t, 1, func(_ int, o *sim.Options) {
-					o.Part, o.Key, o.App = part, signer().Public(), "blinky"
-					if tt.board != nil {
-						tt.board(o)
-					}
-				}, func(r *rig) {
-					r.recipe.Images = []configs.Image{{Path: configs.Path{Written: "app.bin"}, Data: image, WriteSize: 4}}
-					r.recipe.Timeouts.FirstChunk = configs.Duration(10 * time.Second)
-					if tt.recipe != nil {
-						tt.recipe(r.recipe)
-					}
-				})
+				r := tt.rig(t)
 				got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
 				tt.judge(t, r, got)
 				r.safe()
 			})
+		})
+	}
+}
+
+// Stopped at any moment of any of them, an attempt ends at once with the board
+// without power: ABORTED, or as what had failed before and was being looked into.
+func TestSystemsAborted(t *testing.T) {
+	for _, tt := range systems(t) {
+		t.Run(tt.name, func(t *testing.T) {
+			var whole time.Duration
+			synctest.Test(t, func(t *testing.T) {
+				r := tt.rig(t)
+				whole = r.job.Flash(t.Context(), r.fixture.Sites()[0], nil).Duration
+			})
+			for part := range 7 {
+				at := whole * time.Duration(2*part+1) / 14
+				synctest.Test(t, func(t *testing.T) {
+					r := tt.rig(t)
+					ctx, cancel := context.WithCancelCause(t.Context())
+					time.AfterFunc(at, func() { cancel(ErrAborted) })
+					got := r.job.Flash(ctx, r.fixture.Sites()[0], nil)
+					looked := slices.ContainsFunc(got.Steps, func(s records.Step) bool { return s.Name == StepExamine || s.Name == StepDiagnose })
+					if got.Outcome != records.Aborted && !looked || got.Duration > at+100*time.Millisecond {
+						t.Errorf("stopped after %s of %s: %s %s after %s", at, whole, got.Outcome, got.FailureCode, got.Duration)
+					}
+					r.safe()
+				})
+			}
 		})
 	}
 }
