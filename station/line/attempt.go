@@ -555,8 +555,8 @@ func (a *attempt) leaveWindow(ctx context.Context) (smp.Target, error) {
 }
 
 // settle waits until a board that has begun to print pauses: the first lines may
-// be its bootloader's, whose UART nobody reads. Some then stay deaf for good, as
-// the nRF51's if its buffer has filled up by the time an application starts.
+// be its bootloader's, and a genuine board that was spoken to at that moment has
+// been seen to stay deaf (Zephyr on an emulated nRF51).
 func (a *attempt) settle(ctx context.Context) {
 	for began := time.Now(); time.Since(began) < quietTime; {
 		wctx, cancel := context.WithTimeout(ctx, settleTime)

@@ -62,6 +62,9 @@ func (a *attempt) awaitStart(ctx context.Context, within time.Duration) (line st
 		if err != nil {
 			return "", 0, err
 		}
+		if line != "" {
+			a.settle(ctx)
+		}
 		target, err := a.look(ctx)
 		if err != nil || line != "" || target != smp.TargetUnknown || !time.Now().Before(deadline) {
 			return line, target, err
