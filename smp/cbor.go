@@ -1,6 +1,8 @@
 package smp
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math"
 
@@ -112,4 +114,62 @@ func (c codec) decode(request string, payload []byte, out interface{ check(strin
 		}
 	}
 	return out.check(request)
+}
+
+// The major types of CBOR that requests are made of, in the first byte's place.
+const (
+	cborUint  = 0 << 5
+	cborBytes = 2 << 5
+	cborText  = 3 << 5
+	cborMap   = 5 << 5
+)
+
+// appendHead appends the shortest head of a type with an argument.
+func appendHead(dst []byte, major byte, n int) []byte {
+	switch {
+	case n < 24:
+		return append(dst, major|byte(n))
+	case n <= math.MaxUint8:
+		return append(dst, major|24, byte(n))
+	case n <= math.MaxUint16:
+		return binary.BigEndian.AppendUint16(append(dst, major|25), uint16(n))
+	}
+	return binary.BigEndian.AppendUint32(append(dst, major|26), uint32(n))
+}
+
+// plainOffset reads the answer that all but a few upload requests get: a map,
+// of whichever length form, of "rc" 0, which may be missing, and "off". Anything
+// else is left to the decoder.
+func plainOffset(p []byte) (off uint64, ok bool) {
+	body, isMap := bytes.CutPrefix(p, []byte{0xbf})
+	pairs := 2
+	switch {
+	case isMap:
+		body, ok = bytes.CutSuffix(body, []byte{0xff})
+		pairs = 0 // as many as there are
+	case len(p) > 0 && (p[0] == cborMap|1 || p[0] == cborMap|2):
+		pairs, body, ok = int(p[0]&0x1f), p[1:], true
+	}
+	if !ok {
+		return 0, false
+	}
+	body, success := bytes.CutPrefix(body, []byte{cborText | 2, 'r', 'c', 0})
+	if pairs != 0 && success != (pairs == 2) {
+		return 0, false
+	}
+	body, ok = bytes.CutPrefix(body, []byte{cborText | 3, 'o', 'f', 'f'})
+	if !ok || len(body) == 0 {
+		return 0, false
+	}
+	switch arg := body[1:]; {
+	case body[0] < 24 && len(arg) == 0:
+		return uint64(body[0]), true
+	case body[0] == 24 && len(arg) == 1:
+		return uint64(arg[0]), true
+	case body[0] == 25 && len(arg) == 2:
+		return uint64(binary.BigEndian.Uint16(arg)), true
+	case body[0] == 26 && len(arg) == 4:
+		return uint64(binary.BigEndian.Uint32(arg)), true
+	}
+	return 0, false
 }

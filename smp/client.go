@@ -80,7 +80,9 @@ type write struct {
 
 type answer struct {
 	header  Header
-	payload []byte
+	payload []byte // nil if off says it all
+	off     uint64
+	plain   bool // the usual answer to an upload request: success, and off
 }
 
 // NewClient returns a client on line, which must be raw (no echo, no newline
@@ -193,7 +195,14 @@ func (c *Client) deliver(msg []byte) {
 	}
 	c.pending[h.Sequence] = nil
 	c.stats.Answers++
-	ch <- answer{h, append([]byte(nil), payload...)} // has room for every request it was registered for
+	a := answer{header: h}
+	if h.Group == GroupImage && h.Command == cmdImageUpload {
+		a.off, a.plain = plainOffset(payload)
+	}
+	if !a.plain {
+		a.payload = append([]byte(nil), payload...)
+	}
+	ch <- a // has room for every request it was registered for
 }
 
 func (c *Client) write() {
@@ -236,6 +245,7 @@ type request struct {
 	command uint8
 	payload []byte
 	timeout time.Duration // 0 means the client's
+	frame   framing
 }
 
 // encode marshals v, one of this package's own request structs.
@@ -247,34 +257,43 @@ func (c *Client) encode(v any) []byte {
 	return b
 }
 
+// enlist gives msg, a whole message, its sequence number and version, and
+// registers answers to receive what answers it; answers needs room for it. The
+// number must be given back with forget. nudge says that a line feed must go
+// first.
+func (c *Client) enlist(name string, msg []byte, answers chan<- answer) (seq uint8, nudge bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	seq = c.seq
+	for c.pending[seq] != nil {
+		if seq++; seq == c.seq {
+			return 0, false, fmt.Errorf("%s: all 256 sequence numbers are waiting for answers", name)
+		}
+	}
+	c.seq = seq + 1
+	h, _, _ := ParseMessage(msg)
+	h.Version, h.Sequence = c.opts.Version, seq
+	h.Append(msg[:0])
+	c.pending[seq], c.seqs[seq], c.sent[seq] = answers, h, maphash.Bytes(c.seed, msg)
+	nudge = c.nudge
+	c.nudge = false
+	c.stats.Requests++
+	return seq, nudge, nil
+}
+
 // send puts a request on the line and registers answers to receive what
 // answers it; answers needs room for it. The returned sequence number must
 // be given back with forget.
 func (c *Client) send(ctx context.Context, r request, answers chan<- answer) (uint8, error) {
-	c.mu.Lock()
-	seq := c.seq
-	for c.pending[seq] != nil {
-		if seq++; seq == c.seq {
-			c.mu.Unlock()
-			return 0, fmt.Errorf("%s: all 256 sequence numbers are waiting for answers", r.name)
-		}
-	}
-	c.seq = seq + 1
-	h := Header{
-		Version: c.opts.Version, Op: r.op, Length: uint16(len(r.payload)),
-		Group: r.group, Sequence: seq, Command: r.command,
-	}
+	h := Header{Op: r.op, Length: uint16(len(r.payload)), Group: r.group, Command: r.command}
 	msg := append(h.Append(make([]byte, 0, HeaderSize+len(r.payload))), r.payload...)
-	c.pending[seq], c.seqs[seq], c.sent[seq] = answers, h, maphash.Bytes(c.seed, msg)
-	nudge := c.nudge
-	c.nudge = false
-	c.stats.Requests++
-	c.mu.Unlock()
-
-	frame := AppendFrame(make([]byte, 0, WireSize(len(msg))), msg)
+	seq, nudge, err := c.enlist(r.name, msg, answers)
+	if err != nil {
+		return 0, err
+	}
+	frame := r.frame.append(make([]byte, 0, r.frame.size(len(msg))), msg)
 
 	done := make(chan error, 1)
-	var err error
 	select {
 	case c.writes <- write{nudge, frame, done}:
 		select {
@@ -317,6 +336,14 @@ func (c *Client) forget(seq uint8, answers chan<- answer) {
 	c.mu.Unlock()
 }
 
+// cut notes that a frame was left half sent: the next one starts on a fresh
+// line, whose start marker makes the device forget that half.
+func (c *Client) cut() {
+	c.mu.Lock()
+	c.nudge = true
+	c.mu.Unlock()
+}
+
 // silence notes that a request was not answered: its frame may have died half
 // way, so the next one starts on a fresh line.
 func (c *Client) silence() {
@@ -338,10 +365,16 @@ func (c *Client) lineError() error {
 
 // wireTime is how long n payload bytes and their framing take to the device.
 func (c *Client) wireTime(n int) time.Duration {
+	return c.lineTime(WireSize(HeaderSize + n))
+}
+
+// lineTime is how long n bytes take to the device, 0 if the line's speed is
+// not known.
+func (c *Client) lineTime(n int) time.Duration {
 	if c.opts.Baud <= 0 {
 		return 0
 	}
-	return time.Duration(WireSize(HeaderSize+n)) * 10 * time.Second / time.Duration(c.opts.Baud)
+	return time.Duration(n) * 10 * time.Second / time.Duration(c.opts.Baud)
 }
 
 // wait returns the first answer, or why there is none. It ends after timeout,

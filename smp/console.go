@@ -10,10 +10,11 @@ import (
 // a packet is length, message and CRC; it travels as lines of base64, each
 // opened by two marker bytes and closed by one line feed.
 const (
-	// lineRaw is how many packet bytes one full line carries: 124 base64
-	// characters, which with marker and line feed make the 127 bytes that the
-	// servers' 128-byte line buffers hold.
-	lineRaw = 93
+	// lineLength is the line buffer that every server has at least
+	// (CONFIG_BOOT_MAX_LINE_INPUT_LEN, CONFIG_UART_MCUMGR_RX_BUF_SIZE), and
+	// maxLineLength the longest that lines are made for.
+	lineLength    = 128
+	maxLineLength = 512
 	// maxLine bounds what the decoder keeps of one line. MCUboot up to 1.9
 	// answers in a single unsplit line, and its longest image list stays far
 	// below this.
@@ -43,42 +44,65 @@ func crc16(crc uint16, p []byte) uint16 {
 	return crc
 }
 
-// AppendFrame appends msg to dst as console lines, ready to be written. It
-// allocates nothing when dst has room.
-func AppendFrame(dst, msg []byte) []byte {
+// framing is the length of the lines that a frame is made of: the line buffer
+// they have to fit, in bytes. 0 means lineLength.
+type framing int
+
+// raw is how many packet bytes one full line carries. A line is a whole number
+// of base64 groups, because each is decoded by itself; with marker and line
+// feed it stays a byte below the buffer: 124 characters, 93 bytes, for 128.
+func (f framing) raw() int {
+	if f == 0 {
+		f = lineLength
+	}
+	return (int(f) - 4) / 4 * 3
+}
+
+// lines returns how many lines a message of n bytes takes.
+func (f framing) lines(n int) int { return (n + packetOverhead + f.raw() - 1) / f.raw() }
+
+// size returns how many bytes a message of n bytes takes on the wire.
+func (f framing) size(n int) int { return (n+packetOverhead+2)/3*4 + 3*f.lines(n) }
+
+// full returns how many bytes a full line takes on the wire.
+func (f framing) full() int { return f.raw()/3*4 + 3 }
+
+// append appends msg to dst as console lines.
+func (f framing) append(dst, msg []byte) []byte {
 	var (
-		head = binary.BigEndian.AppendUint16(make([]byte, 0, 2), uint16(len(msg)+2))
-		tail = binary.BigEndian.AppendUint16(make([]byte, 0, 2), crc16(0, msg))
-		raw  [lineRaw]byte
-		mark = markStart
-		rest = msg
+		head, tail [2]byte
+		buf        [maxLineLength / 4 * 3]byte
+		raw        = buf[:f.raw()]
+		mark       = markStart
+		rest       = msg
 	)
+	binary.BigEndian.PutUint16(head[:], uint16(len(msg)+2))
+	binary.BigEndian.PutUint16(tail[:], crc16(0, msg))
+	n, ended := copy(raw, head[:]), 0
 	for {
-		n := copy(raw[:], head)
-		head = head[n:]
 		k := copy(raw[n:], rest)
 		n, rest = n+k, rest[k:]
 		if len(rest) == 0 {
-			k = copy(raw[n:], tail)
-			n, tail = n+k, tail[k:]
+			k = copy(raw[n:], tail[ended:])
+			n, ended = n+k, ended+k
 		}
 		dst = append(dst, mark[:]...)
 		dst = base64.StdEncoding.AppendEncode(dst, raw[:n])
 		dst = append(dst, '\n')
-		if len(rest) == 0 && len(tail) == 0 {
+		if ended == len(tail) {
 			return dst
 		}
-		mark = markContinue
+		mark, n = markContinue, 0
 	}
 }
 
+// AppendFrame appends msg to dst as console lines, ready to be written. It
+// allocates nothing when dst has room.
+func AppendFrame(dst, msg []byte) []byte { return framing(0).append(dst, msg) }
+
 // WireSize returns how many bytes a message of n bytes takes on the wire with
 // console framing.
-func WireSize(n int) int {
-	packet := n + packetOverhead
-	lines := (packet + lineRaw - 1) / lineRaw
-	return (packet+2)/3*4 + 3*lines
-}
+func WireSize(n int) int { return framing(0).size(n) }
 
 // DecoderStats counts what a [Decoder] has met.
 type DecoderStats struct {

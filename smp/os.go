@@ -207,6 +207,11 @@ type Params struct {
 // packet's length and CRC fields.
 func (p Params) MaxMessage() int { return p.BufSize - packetOverhead }
 
+// Window is how many upload requests such a server can have at once: of its
+// buffers one is being filled and one holds an answer. It is 1 for MCUboot,
+// which has one buffer.
+func (p Params) Window() int { return max(p.BufCount-2, 1) }
+
 // Params asks for the server's buffer size and count. MCUboot up to 2.4.0
 // does not know the command.
 func (c *Client) Params(ctx context.Context) (Params, error) {

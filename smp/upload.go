@@ -2,6 +2,7 @@ package smp
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -26,6 +27,27 @@ type UploadOptions struct {
 	// MessageSize is the largest message the target takes, header included.
 	// 0 means: ask, else find out with padded probes (FindMessageSize).
 	MessageSize int
+	// LineLength is the target's line buffer in bytes
+	// (CONFIG_BOOT_MAX_LINE_INPUT_LEN), where it is known to be larger than the
+	// 128 that 0 stands for; at most 512 is made use of. A line too long is met
+	// with silence.
+	LineLength int
+
+	// Overlap sends lines of the next chunk while a bootloader writes the last
+	// one, where that is proven to work (see [OverlapAuto]).
+	Overlap Overlap
+	// Ahead is how many lines may be on their way before the chunk before them
+	// is answered; 0 means 7, of MCUboot's eight line buffers
+	// (CONFIG_BOOT_LINE_BUFS) those that are free while it works.
+	Ahead int
+	// SectorSize is the erase unit of the target's flash in bytes. 0 leaves it
+	// to be found out, by the rhythm of the answers.
+	SectorSize int
+	// Window is how many requests may wait for their answers at once: for
+	// applications, whose buffers hold whole requests ([Params.Window]). Up to 1
+	// is one at a time, and more than 16 is 16. MCUboot has one buffer. With a
+	// window, Overlap is not looked at.
+	Window int
 	// Encrypted says that the image is encrypted. A bootloader starts to
 	// decrypt on any request that meets the end of the upload, so the last
 	// chunk is then never sent twice and the position is not asked for.
@@ -34,7 +56,9 @@ type UploadOptions struct {
 	// FirstTimeout is for the first chunk, in whose time a bootloader may
 	// erase the whole slot; 0 means 60 s. ChunkTimeout is for those that
 	// follow, 0 means 3 s; LastTimeout for the last, 0 means 10 s. The time
-	// on the wire is added to each.
+	// on the wire is added to each. They are for a device that is slow or dead:
+	// a chunk whose answer is missing for longer than the answers so far foretell
+	// is sent again sooner, once, and the answer to either copy counts.
 	FirstTimeout, ChunkTimeout, LastTimeout time.Duration
 	// Resends is how often one chunk may be sent again, and how often in a
 	// row the position may fail to advance; 0 means 5, below 0 none.
@@ -42,6 +66,29 @@ type UploadOptions struct {
 	// Progress is called after every answer that moved the position.
 	Progress func(UploadProgress)
 }
+
+// Overlap says whether lines may travel ahead of an answer.
+type Overlap int
+
+const (
+	// OverlapOff never does: one request, one answer.
+	OverlapOff Overlap = iota
+	// OverlapAuto finds out on this very board in this upload: after a number of
+	// chunks sent one at a time it tries, goes on while every answer comes as
+	// expected, and stops at the first that does not. It needs [Options].Baud,
+	// since it has to know what is still on the wire.
+	OverlapAuto
+)
+
+// UploadMode is the way in which an image was sent.
+type UploadMode string
+
+// The modes.
+const (
+	ModeStopAndWait UploadMode = "stop-and-wait" // one request at a time
+	ModeOverlapped  UploadMode = "overlapped"    // with lines of the next one ahead
+	ModeWindow      UploadMode = "window"        // several requests at a time
+)
 
 // UploadProgress is how far an upload has come.
 type UploadProgress struct {
@@ -57,6 +104,21 @@ type UploadResult struct {
 	Bytes       int // bytes of image in all requests, the repeated ones included
 	MessageSize int // the largest message allowed, in bytes
 	ChunkSize   int // the most image bytes that one request carried
+
+	// Mode is how the image was sent in the end: a faster mode that was given up
+	// is not named here, but shows in Rewinds.
+	Mode UploadMode
+	// Early is how many requests left, whole or in part, before the one ahead of
+	// them was answered.
+	Early int
+	// Rewinds is how often that went wrong, by a missing answer or an offset
+	// behind, and sending fell back to one request at a time.
+	Rewinds int
+	// SectorSize is the erase unit in bytes, as told or found out; 0 if nothing
+	// of the kind showed.
+	SectorSize int
+	// Elapsed is the time of the upload, finding the message size included.
+	Elapsed time.Duration
 	// Match is an application's own comparison of the flash content with SHA;
 	// nil if it made none.
 	Match *bool
@@ -158,15 +220,17 @@ func (c *Client) FindMessageSize(ctx context.Context) (int, error) {
 // image list. The device's position rules: whatever offset it returns is
 // where the upload goes on. Errors are *UploadError, but for those of
 // FindMessageSize and of impossible options. Cancelling ctx stops at once.
-func (c *Client) Upload(ctx context.Context, data []byte, opts UploadOptions) (UploadResult, error) {
+func (c *Client) Upload(ctx context.Context, data []byte, opts UploadOptions) (r UploadResult, err error) {
 	if len(data) == 0 {
 		return UploadResult{}, errors.New("smp: nothing to upload: the image is empty")
 	}
-	u := upload{c: c, data: data, opts: opts.withDefaults(), end: -1}
+	u := newUpload(c, data, opts.withDefaults())
+	start := time.Now()
+	defer func() { r.Elapsed = time.Since(start) }()
 	if u.opts.MessageSize == 0 {
 		size, err := c.FindMessageSize(ctx)
 		if err != nil {
-			return UploadResult{}, fmt.Errorf("finding the message size: %w", err)
+			return u.result, fmt.Errorf("finding the message size: %w", err)
 		}
 		u.opts.MessageSize = size
 	}
@@ -174,8 +238,8 @@ func (c *Client) Upload(ctx context.Context, data []byte, opts UploadOptions) (U
 	if min(u.room(0), u.room(len(data))) < u.opts.WriteSize {
 		return u.result, fmt.Errorf("smp: messages of %d bytes leave no room for %d bytes of image", u.opts.MessageSize, u.opts.WriteSize)
 	}
-	err := u.run(ctx)
-	u.result.Sent = u.off
+	err = u.run(ctx)
+	u.result.Sent, u.result.SectorSize = u.off, u.pace.sector
 	if err != nil {
 		return u.result, &UploadError{Offset: u.off, Total: len(data), Err: err}
 	}
@@ -200,44 +264,55 @@ func (o UploadOptions) withDefaults() UploadOptions {
 	case o.Resends < 0:
 		o.Resends = 0
 	}
+	if o.LineLength < lineLength {
+		o.LineLength = lineLength
+	}
+	o.LineLength = min(o.LineLength, maxLineLength)
+	if o.Ahead <= 0 {
+		o.Ahead = 7
+	}
+	o.Window = min(max(o.Window, 1), maxWindow)
+	o.SectorSize = max(o.SectorSize, 0)
 	return o
 }
 
-type upload struct {
-	c      *Client
-	data   []byte
-	opts   UploadOptions
-	off    int // what the device wants next
-	end    int // one past what the last request carried
-	result UploadResult
-}
-
-// The two request forms; data stays last (see newCodec). MCUboot 1.6 to 1.10
-// refuses requests with keys other than these.
-type firstChunk struct {
-	Image int    `cbor:"image,omitempty"`
-	Len   int    `cbor:"len"`
-	Off   int    `cbor:"off"`
-	SHA   []byte `cbor:"sha,omitempty"`
-	Data  []byte `cbor:"data"`
-}
-
-type nextChunk struct {
-	Image int    `cbor:"image,omitempty"`
-	Off   int    `cbor:"off"`
-	Data  []byte `cbor:"data"`
-}
-
-func (u *upload) payload(off int, data []byte) []byte {
-	if off == 0 {
-		return u.c.encode(firstChunk{Image: u.opts.Image, Len: len(u.data), SHA: u.opts.SHA, Data: data})
+// appendChunk appends a whole message, its sequence number still open, that
+// carries data for the position off. MCUboot 1.6 to 1.10 refuses requests with
+// keys other than these, and in releases with small buffers data must come last.
+func (u *upload) appendChunk(dst []byte, off int, data []byte) []byte {
+	start := len(dst)
+	dst = Header{Op: OpWrite, Group: GroupImage, Command: cmdImageUpload}.Append(dst)
+	pairs := byte(2)
+	if u.opts.Image != 0 {
+		pairs++
 	}
-	return u.c.encode(nextChunk{Image: u.opts.Image, Off: off, Data: data})
+	if off == 0 {
+		if pairs++; len(u.opts.SHA) > 0 {
+			pairs++
+		}
+	}
+	dst = append(dst, cborMap|pairs)
+	if u.opts.Image != 0 {
+		dst = appendHead(append(dst, cborText|5, 'i', 'm', 'a', 'g', 'e'), cborUint, u.opts.Image)
+	}
+	if off == 0 {
+		dst = appendHead(append(dst, cborText|3, 'l', 'e', 'n'), cborUint, len(u.data))
+	}
+	dst = appendHead(append(dst, cborText|3, 'o', 'f', 'f'), cborUint, off)
+	if off == 0 && len(u.opts.SHA) > 0 {
+		dst = appendHead(append(dst, cborText|3, 's', 'h', 'a'), cborBytes, len(u.opts.SHA))
+		dst = append(dst, u.opts.SHA...)
+	}
+	dst = appendHead(append(dst, cborText|4, 'd', 'a', 't', 'a'), cborBytes, len(data))
+	dst = append(dst, data...)
+	binary.BigEndian.PutUint16(dst[start+2:], uint16(len(dst)-start-HeaderSize))
+	return dst
 }
 
 // room returns how many bytes of image fit into the request at off.
 func (u *upload) room(off int) int {
-	room := u.opts.MessageSize - HeaderSize - len(u.payload(off, nil))
+	u.msg = u.appendChunk(u.msg[:0], off, nil)
+	room := u.opts.MessageSize - len(u.msg)
 	// The byte string's own length field grows with it.
 	switch {
 	case room > 255+2:
@@ -266,39 +341,18 @@ func (u *upload) count(n int) {
 }
 
 func (u *upload) request(off int, data []byte) request {
-	return request{name: "image upload", op: OpWrite, group: GroupImage, command: cmdImageUpload, payload: u.payload(off, data)}
+	return request{
+		name: uploadRequest, op: OpWrite, group: GroupImage, command: cmdImageUpload,
+		payload: u.appendChunk(nil, off, data)[HeaderSize:], frame: u.frame,
+	}
 }
+
+const uploadRequest = "image upload"
 
 type uploadAnswer struct {
 	status
 	Off   *uint64 `cbor:"off"`
 	Match *bool   `cbor:"match"`
-}
-
-func (u *upload) run(ctx context.Context) error {
-	if err := u.first(ctx); err != nil {
-		return err
-	}
-	stalls := 0
-	for u.off < len(u.data) {
-		before := u.off
-		if err := u.next(ctx); err != nil {
-			return err
-		}
-		switch {
-		case u.off < before:
-			return &RestartError{Had: before, Wants: u.off}
-		case u.off == before:
-			if stalls++; stalls > u.opts.Resends {
-				return &StallError{Offset: u.off, Tries: stalls}
-			}
-			u.result.Resends++
-		default:
-			stalls = 0
-			u.progress()
-		}
-	}
-	return nil
 }
 
 func (u *upload) progress() {
@@ -307,43 +361,31 @@ func (u *upload) progress() {
 	}
 }
 
-// next sends the chunk at the current position, again after each silence, and
-// takes the position from the answer.
-func (u *upload) next(ctx context.Context) error {
-	n := u.chunk(u.off)
-	u.end = u.off + n
-	r := u.request(u.off, u.data[u.off:u.end])
-	last := u.end == len(u.data)
-	r.timeout = u.opts.ChunkTimeout
-	if last {
-		r.timeout = u.opts.LastTimeout
+// position reads the offset in an answer, nil if it has none.
+func (a answer) position(c codec, name string) (*uint64, error) {
+	if a.plain {
+		return &a.off, nil
 	}
-	first, resends := r.timeout, u.opts.Resends
-	if last && u.opts.Encrypted {
-		resends = 0
-	}
-	for try := 0; ; try++ {
-		u.count(n)
-		var out uploadAnswer
-		err := u.c.do(ctx, r, &out)
-		if err == nil {
-			return u.take(out)
-		}
-		var silent *TimeoutError
-		if !errors.As(err, &silent) || try >= resends {
-			return err
-		}
-		u.result.Resends++
-		// Back off, within reason: a device that is slower than thought gets
-		// the time, and one that died is not waited for all day.
-		r.timeout = min(r.timeout+r.timeout/2, 2*first)
-	}
+	var out uploadAnswer
+	err := c.decode(name, a.payload, &out)
+	return out.Off, err
 }
 
 // take believes the device's position if it is a possible one.
-func (u *upload) take(out uploadAnswer) error {
-	if out.Off == nil {
-		return &ProtocolError{Request: "image upload", Problem: `the answer has no "off"`}
+func (u *upload) take(a answer) error {
+	off := a.off
+	if !a.plain {
+		var out uploadAnswer
+		if err := u.c.codec.decode(uploadRequest, a.payload, &out); err != nil {
+			return err
+		}
+		if out.Off == nil {
+			return &ProtocolError{Request: uploadRequest, Problem: `the answer has no "off"`}
+		}
+		if out.Match != nil {
+			u.result.Match = out.Match
+		}
+		off = *out.Off
 	}
 	limit := uint64(u.end)
 	if u.off == 0 && len(u.opts.SHA) > 0 {
@@ -351,13 +393,10 @@ func (u *upload) take(out uploadAnswer) error {
 		// by its SHA, goes on where it stands.
 		limit = uint64(len(u.data))
 	}
-	if *out.Off > limit && *out.Off != uint64(len(u.data)) {
-		return &ProtocolError{Request: "image upload", Problem: fmt.Sprintf("the device wants byte %d, but was sent only %d", *out.Off, u.end)}
+	if off > limit && off != uint64(len(u.data)) {
+		return &ProtocolError{Request: uploadRequest, Problem: fmt.Sprintf("the device wants byte %d, but was sent only %d", off, u.end)}
 	}
-	if out.Match != nil {
-		u.result.Match = out.Match
-	}
-	u.off = int(*out.Off)
+	u.off = int(off)
 	return nil
 }
 
@@ -416,21 +455,22 @@ func (u *upload) firstOnce(ctx context.Context, r request) (lost bool, err error
 		select {
 		case a := <-taken:
 			t.Stop()
-			var out uploadAnswer
-			if err := u.c.codec.decode(r.name, a.payload, &out); err != nil {
-				return false, err
+			if asked > 0 {
+				// A device that was deaf while it erased may have caught half of a
+				// question, which would spoil the line that follows it.
+				u.c.cut()
 			}
-			return false, u.take(out)
+			return false, u.take(a)
 		case a := <-places:
 			t.Stop()
-			var out uploadAnswer
-			if err := u.c.codec.decode(ask.name, a.payload, &out); err != nil {
+			off, err := a.position(u.c.codec, ask.name)
+			if err != nil {
 				return false, err
 			}
-			if out.Off == nil || *out.Off == 0 || *out.Off > uint64(u.end) {
+			if off == nil || *off == 0 || *off > uint64(u.end) {
 				return true, nil
 			}
-			return false, u.take(out)
+			return false, u.take(a)
 		case <-u.c.gone:
 			t.Stop()
 			return false, u.c.lineError()

@@ -410,6 +410,64 @@ func TestUploadEncrypted(t *testing.T) {
 	})
 }
 
+// Also in the faster modes: the last chunk sets out alone, when nothing is open.
+func TestUploadEncryptedInFastModes(t *testing.T) {
+	for i := range 40 { // answers and writes end in any order
+		o := []UploadOptions{{Overlap: OverlapAuto}, {Window: 4}}[i%2]
+		synctest.Test(t, func(t *testing.T) {
+			copies := 0
+			f := &flasher{mute: func(n, off int) bool {
+				if off+992 < 40000 {
+					return false
+				}
+				copies++
+				return true
+			}}
+			o.MessageSize, o.Encrypted = 1020, true
+			c, _ := newDevice(t, Options{Baud: 1_000_000}, f.ready().handle)
+			r, err := c.Upload(t.Context(), image(40000), o)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if _, ok := errors.AsType[*TimeoutError](err); !ok || copies != 1 || f.lasts != 1 || f.asks != 0 || r.Early == 0 || r.Rewinds > 0 {
+				t.Errorf("%v, %+v; last chunk sent %d times, position asked %d times", err, r, copies, f.asks)
+			}
+		})
+	}
+}
+
+// Once it is known how long answers take, one that is missing is not waited for
+// much longer, whatever ChunkTimeout allows.
+func TestUploadNoticesLossSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &flasher{drop: func(n, off int) bool { return n == 20 }, mute: func(n, off int) bool { return n == 30 }}
+		start := time.Now()
+		r, err := uploadTo(t, f, image(60000), UploadOptions{MessageSize: 1020})
+		if took := time.Since(start); err != nil || r.Resends != 2 || took > time.Second {
+			t.Errorf("%v, %+v after %s", err, r, took)
+		}
+	})
+}
+
+// A device that was only slow, and lost the second copy while it was busy, is
+// heard when it answers the first.
+func TestUploadHearsLateAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := (&flasher{drop: func(n, off int) bool { return n == 21 }}).ready()
+		c, _ := newDevice(t, Options{}, func(h Header, p []byte) []reply {
+			replies := f.handle(h, p)
+			if f.n == 20 {
+				replies[0].after = time.Second
+			}
+			return replies
+		})
+		start, data := time.Now(), image(60000)
+		r, err := c.Upload(t.Context(), data, UploadOptions{MessageSize: 1020})
+		if took := time.Since(start); err != nil || r.Resends != 1 || took > 1100*time.Millisecond || !bytes.Equal(f.flash, data) {
+			t.Errorf("%v, %+v after %s", err, r, took)
+		}
+	})
+}
+
 func TestUploadCancel(t *testing.T) {
 	for _, at := range []time.Duration{time.Millisecond, time.Second, 45 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
