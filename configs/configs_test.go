@@ -68,7 +68,7 @@ func TestDefaults(t *testing.T) {
 		Start:   configs.Start{Trigger: configs.LastScan},
 		Timings: configs.Timings{
 			PowerOff: 1 * s, Settle: 50 * ms, DetectDelay: 0, HoldCap: 5 * s,
-			ProbeEvery: 100 * ms, Stagger: 200 * ms, ResetPulse: 50 * ms, Enumeration: 10 * s,
+			ProbeEvery: 10 * ms, Stagger: 200 * ms, ResetPulse: 50 * ms, Enumeration: 10 * s,
 		},
 		Port: configs.Port{Baud: 115200},
 		Sites: []configs.Site{{

@@ -79,7 +79,9 @@ type Timings struct {
 	// HoldCap is how long the recovery line is held and the board probed
 	// before it is given up: 5s.
 	HoldCap Duration `toml:"hold_cap"`
-	// ProbeEvery is the pause from one probe to the next: 100ms.
+	// ProbeEvery is the pause from one probe to the next: 10ms. At 115200 baud
+	// that is a probe every 14 ms, so that a bootloader that begins to listen has
+	// answered within 20 ms.
 	ProbeEvery Duration `toml:"probe_every"`
 	// Stagger is the pause between the power-on of two sites, for the sake of
 	// the supply and of the USB host: 200ms.
@@ -183,7 +185,7 @@ func newStation() *Station {
 			Settle:      Duration(50 * time.Millisecond),
 			DetectDelay: 0,
 			HoldCap:     Duration(5 * time.Second),
-			ProbeEvery:  Duration(100 * time.Millisecond),
+			ProbeEvery:  Duration(10 * time.Millisecond),
 			Stagger:     Duration(200 * time.Millisecond),
 			ResetPulse:  Duration(50 * time.Millisecond),
 			Enumeration: Duration(10 * time.Second),

@@ -36,6 +36,9 @@ func (a *attempt) identifyApplication(ctx context.Context, s *records.Step) erro
 	if err := a.sizeUp(ctx); err != nil {
 		return err
 	}
+	if err := a.windowOf(ctx); err != nil {
+		return err
+	}
 	list, err := a.applicationImages(ctx)
 	if err != nil {
 		return err

@@ -73,6 +73,8 @@ type Job struct {
 	Proof          configs.Proof
 	Resends        int // of one chunk
 	Timeouts       configs.Timeouts
+
+	lessons lessons
 }
 
 // NewJob makes the job of a recipe.
@@ -150,6 +152,7 @@ type attempt struct {
 	loads    []*load
 	pending  bool     // a foreign image is marked to replace what was written
 	swapped  bool     // and was let swap
+	window   int      // requests that an application takes at once, 0 if it does not tell
 	unproven *Failure // why the bootloader's list proves nothing
 	once     bool     // the site cannot bring the board into recovery again
 	answers  bool     // the application has answered since the restart

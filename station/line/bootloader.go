@@ -81,6 +81,18 @@ func (a *attempt) sizeUp(ctx context.Context) error {
 	return nil
 }
 
+// windowOf finds out how many requests an application takes at once.
+func (a *attempt) windowOf(ctx context.Context) error {
+	p, err := twice(ctx, a.client.Params)
+	switch {
+	case err == nil:
+		a.window = p.Window()
+	case !soft(err) || ctx.Err() != nil:
+		return err
+	}
+	return nil
+}
+
 // place says where each image goes.
 func (a *attempt) place(s *records.Step) error {
 	list := a.facts.List
@@ -202,10 +214,13 @@ func (a *attempt) upload(ctx context.Context, s *records.Step) error {
 				a.watch(Progress{Step: StepUpload, Sent: before + p.Sent, Total: total})
 			},
 		}
+		o.SectorSize, o.Overlap = l.fw.SectorSize, smp.OverlapAuto
 		if a.facts.Target == smp.TargetApplication {
+			o.Overlap, o.Window = smp.OverlapOff, a.window // its two line buffers leave no room ahead
 			sum := sha256.Sum256(l.fw.Data)
 			o.SHA, o.Encrypted = sum[:], false // it decrypts nothing: its bootloader will
 		}
+		a.job.lessons.apply(l.fw.Number, &o)
 		r, err := a.client.Upload(ctx, l.fw.Data, o)
 		s.Bytes += int64(r.Sent)
 		s.Retries += r.Resends
@@ -218,6 +233,8 @@ func (a *attempt) upload(ctx context.Context, s *records.Step) error {
 			}
 			return a.explainUpload(l, err)
 		}
+		a.job.lessons.learn(l.fw.Number, r)
+		note(s, pace(r))
 		if r.Match != nil && !*r.Match {
 			return &Failure{Outcome: records.Fail, Code: HashDiffers, Next: reseat,
 				Detail: fmt.Sprintf("The board compared what it has stored of %s with what was sent, and they differ.", a.called(l))}
@@ -228,6 +245,18 @@ func (a *attempt) upload(ctx context.Context, s *records.Step) error {
 		return skip(s, "the board holds the image already")
 	}
 	return nil
+}
+
+// pace says how an upload went: the way of sending and the rate.
+func pace(r smp.UploadResult) string {
+	text := string(r.Mode)
+	if s := r.Elapsed.Seconds(); s > 0 {
+		text += fmt.Sprintf(", %.1f kB/s", float64(r.Sent)/s/1000)
+	}
+	if r.Rewinds > 0 {
+		text += fmt.Sprintf(", %d times back to one at a time", r.Rewinds)
+	}
+	return text
 }
 
 // verify asks the board what it holds now. A bootloader checks hash and

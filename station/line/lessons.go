@@ -1,0 +1,50 @@
+package line
+
+import (
+	"sync"
+
+	"flashline/smp"
+)
+
+// givenUp is how many boards in a row must have lost what was sent ahead before
+// the others of the job are not tried with it any more: one may have a bad
+// contact, several have a part that cannot.
+const givenUp = 3
+
+// lessons are what the boards of a job have taught about sending to the next:
+// they are alike. The zero value knows nothing. It may be used by all sites.
+type lessons struct {
+	mu     sync.Mutex
+	sector map[int]int // by image number: the erase unit that was found out
+	lost   int         // boards in a row on which sending ahead failed
+}
+
+// apply adds what is known to the options of an upload.
+func (l *lessons) apply(image int, o *smp.UploadOptions) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if o.SectorSize == 0 {
+		o.SectorSize = l.sector[image]
+	}
+	if l.lost >= givenUp {
+		o.Overlap, o.Window = smp.OverlapOff, 1
+	}
+}
+
+// learn takes in how an upload went that came to its end.
+func (l *lessons) learn(image int, r smp.UploadResult) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.SectorSize > 0 {
+		if l.sector == nil {
+			l.sector = map[int]int{}
+		}
+		l.sector[image] = r.SectorSize
+	}
+	switch {
+	case r.Rewinds > 0 && r.Mode == smp.ModeStopAndWait:
+		l.lost++
+	case r.Mode != smp.ModeStopAndWait:
+		l.lost = 0
+	}
+}
