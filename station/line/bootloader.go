@@ -70,7 +70,7 @@ func (a *attempt) sizeUp(ctx context.Context) error {
 	for _, l := range a.loads {
 		l.message = cmp.Or(l.fw.MessageSize, a.result.MessageSize)
 		if l.message == 0 {
-			size, err := a.client.FindMessageSize(ctx)
+			size, err := a.findMessageSize(ctx)
 			if err != nil {
 				return err
 			}
@@ -79,6 +79,22 @@ func (a *attempt) sizeUp(ctx context.Context) error {
 	}
 	a.result.MessageSize = a.loads[0].message
 	return nil
+}
+
+// findMessageSize tries first what the boards before took: the search from
+// above costs a silence for every size that is too large.
+func (a *attempt) findMessageSize(ctx context.Context) (int, error) {
+	if size := a.job.lessons.message(); size > 0 {
+		ok, err := a.client.ProbeSize(ctx, size, probeTime)
+		if ok || err != nil {
+			return size, err
+		}
+	}
+	size, err := a.client.FindMessageSize(ctx)
+	if err == nil {
+		a.job.lessons.took(size)
+	}
+	return size, err
 }
 
 // windowOf finds out how many requests an application takes at once.

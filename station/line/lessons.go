@@ -17,6 +17,29 @@ type lessons struct {
 	mu     sync.Mutex
 	sector map[int]int // by image number: the erase unit that was found out
 	lost   int         // boards in a row on which sending ahead failed
+	size   int         // the largest message that the last board took
+	alike  int         // boards in a row of which that is true
+}
+
+// message is the largest message that boards of this job take, 0 while it is
+// not known: one board may have a line that loses what is long.
+func (l *lessons) message() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.alike < 2 {
+		return 0
+	}
+	return l.size
+}
+
+// took notes the largest message that a board took.
+func (l *lessons) took(size int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.size != size {
+		l.size, l.alike = size, 0
+	}
+	l.alike++
 }
 
 // apply adds what is known to the options of an upload.

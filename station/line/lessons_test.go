@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"flashline/fixtures/sim"
 	"flashline/records"
@@ -42,6 +43,24 @@ func TestLessons(t *testing.T) {
 			t.Error("what the recipe says was overruled")
 		}
 	}
+}
+
+// Boards with small buffers are searched from above until two have agreed.
+func TestMessageSizeIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1, func(_ int, o *sim.Options) { o.Build.ReceiveSize = 512 }, func(r *rig) { r.recipe.Images[0].Rewrite = true })
+		var took []time.Duration
+		for range 3 {
+			got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
+			if got.Outcome != records.Pass || got.MessageSize != 508 {
+				t.Fatalf("%s %s, messages of %d bytes", got.Outcome, got.Detail, got.MessageSize)
+			}
+			took = append(took, got.Steps[2].Duration)
+		}
+		if took[2] > took[1]-time.Second {
+			t.Errorf("identifying took %v", took)
+		}
+	})
 }
 
 // The record says how the image was sent.
