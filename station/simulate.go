@@ -51,7 +51,9 @@ it, and goes with every reset.
 Commands on standard input, a line each: "recover N" powers board N off and on
 with its recovery pin held, "boot N" with the pin released, "reset N" pulses its
 reset line, "off N", "state N" tells what it is doing, "truth N" what it would
-run if it were switched on now. Ctrl-C ends.
+run if it were switched on now. "pin NAME high", "low" or "float" is what a
+fixture does to one of their pins, SIM1_POWER, SIM1_RECOVERY or SIM1_RESET and
+so on, and is answered by the name and the level. Ctrl-C ends.
 
   station simulate --dir /tmp/b --mode overwrite-only --image-state --direct-upload --slot-info
   station simulate --dir /tmp/b --image app.bin --recovery released --server --shell`,
@@ -289,6 +291,9 @@ func obey(bench *sim.Bench, command string, out io.Writer) error {
 	if len(words) == 0 {
 		return nil
 	}
+	if words[0] == "pin" {
+		return drive(bench, words[1:], out)
+	}
 	var b *sim.Board
 	if len(words) == 2 {
 		if n, err := strconv.Atoi(words[1]); err == nil {
@@ -296,7 +301,7 @@ func obey(bench *sim.Bench, command string, out io.Writer) error {
 		}
 	}
 	if b == nil {
-		return fmt.Errorf("%q: say recover, boot, reset, off, state or truth, and the number of a board from 1 to %d", command, bench.Len())
+		return fmt.Errorf("%q: say recover, boot, reset, off, state or truth, and the number of a board from 1 to %d, or pin", command, bench.Len())
 	}
 	switch words[0] {
 	case "recover":
@@ -314,5 +319,32 @@ func obey(bench *sim.Bench, command string, out io.Writer) error {
 		fmt.Fprintln(out, outlook(b.WillRunAll()))
 		return nil
 	}
-	return fmt.Errorf("%q: there is no such command; say recover, boot, reset, off, state or truth", words[0])
+	return fmt.Errorf("%q: there is no such command; say recover, boot, reset, off, state, truth or pin", words[0])
+}
+
+// drive does to a pin what a fixture does, and says so.
+func drive(bench *sim.Bench, words []string, out io.Writer) error {
+	if len(words) != 2 {
+		return errors.New("say pin, its name, and high, low or float")
+	}
+	name, level := words[0], words[1]
+	p := bench.Pin(name)
+	if p == nil {
+		return fmt.Errorf("there is no pin %q; board 1 has SIM1_POWER, SIM1_RECOVERY and SIM1_RESET", name)
+	}
+	var err error
+	switch level {
+	case "high":
+		err = p.Out(gpio.High)
+	case "low":
+		err = p.Out(gpio.Low)
+	case "float":
+		err = p.In(gpio.Float, gpio.NoEdge)
+	default:
+		err = fmt.Errorf("a pin cannot be %q: say high, low or float", level)
+	}
+	if err == nil {
+		fmt.Fprintln(out, name, level)
+	}
+	return err
 }
