@@ -224,8 +224,7 @@ func onPTY(t *testing.T, program string) serial.Port {
 }
 
 // Zephyr's application server, with and without the command that tells its
-// buffer size. (Behind a shell the same programs do not hear SMP at all: their
-// terminal driver is polled.)
+// buffer size.
 func TestGenuineApplication(t *testing.T) {
 	for name, largest := range map[string]int{"serial": 380, "serial_buf1024": 1020, "serial_noparams": 252} {
 		t.Run(name, func(t *testing.T) {
