@@ -195,8 +195,8 @@ func TestOverlapOnBoards(t *testing.T) {
 					1000*float64(len(data))/float64(baud)/over.Elapsed.Seconds(), over.Early, over.Rewinds, over.SectorSize)
 				switch {
 				case unable[name]:
-					if over.Mode != smp.ModeStopAndWait || over.Rewinds != 2 || gain < 0.985 {
-						t.Errorf("%+v, x%.3f: want two trials lost and nothing else", over, gain)
+					if over.Mode != smp.ModeStopAndWait || over.TestsFailed == 0 || over.Resends > 0 || gain < 0.998 {
+						t.Errorf("%+v, x%.3f: want the self-tests failed and nothing lost", over, gain)
 					}
 				case deaf[name]:
 					if over.Mode != smp.ModeOverlapped || over.Rewinds > 0 || over.SectorSize != p.SectorSize || gain < 1.07 {
@@ -276,12 +276,12 @@ func TestWindowOnBoards(t *testing.T) {
 		server       sim.ServerOptions
 		slower, fast smp.UploadMode // at 115,200 and 1,000,000 baud
 	}{
-		// Two line buffers are not enough for a short last line with another
-		// request behind it, where the line is faster than the decoding.
-		{"nRF54L15, default buffers", sim.NRF54L15(), sim.ServerOptions{Params: true}, smp.ModeWindow, smp.ModeStopAndWait},
+		// Two line buffers are enough for full lines, and would not be for a short
+		// last one with another request behind it.
+		{"nRF54L15, default buffers", sim.NRF54L15(), sim.ServerOptions{Params: true}, smp.ModeWindow, smp.ModeWindow},
 		{"nRF54L15, large buffers", sim.NRF54L15(), large, smp.ModeWindow, smp.ModeWindow},
 		{"nRF54L15, two buffers", sim.NRF54L15(), sim.ServerOptions{Params: true, BufferCount: 2}, smp.ModeStopAndWait, smp.ModeStopAndWait},
-		{"STM32L4, default buffers", sim.STM32L4(), sim.ServerOptions{Params: true}, smp.ModeWindow, smp.ModeStopAndWait},
+		{"STM32L4, default buffers", sim.STM32L4(), sim.ServerOptions{Params: true}, smp.ModeWindow, smp.ModeWindow},
 		{"STM32L4, large buffers", sim.STM32L4(), large, smp.ModeWindow, smp.ModeWindow},
 		{"nRF52840, erasing as it goes", sim.NRF52840(), sim.ServerOptions{Params: true, Progressive: true}, smp.ModeStopAndWait, smp.ModeStopAndWait},
 	} {
@@ -312,7 +312,7 @@ func TestWindowOnBoards(t *testing.T) {
 				if baud > 115200 {
 					want = tt.fast
 				}
-				if win.Mode != want || win.Mode == smp.ModeWindow && (win.Rewinds > 0 || gain < 1.03) || win.Rewinds > 1 || gain < 0.95 {
+				if win.Mode != want || win.Mode == smp.ModeWindow && (win.Rewinds > 0 || gain < 1.03) || win.Resends > 0 || gain < 0.998 {
 					t.Errorf("%+v, x%.3f", win, gain)
 				}
 			})

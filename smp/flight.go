@@ -13,9 +13,12 @@ const (
 	// tried: with the usual 1020-byte messages they reach past 4096 bytes, the
 	// commonest erase unit.
 	settling = 6
-	// maxTrials is how often overlapping is tried, of which one that held for
-	// provenChunks does not count; maxRewinds ends it in any case.
-	maxTrials    = 2
+	// commonSector is that unit: an application that erases as it goes shows it
+	// there, and is left to its own pace.
+	commonSector = 4096
+	// maxTrials is how often a faster mode may fail, in its test or later; one
+	// that held for provenChunks does not count. maxRewinds ends it in any case.
+	maxTrials    = 3
 	provenChunks = 64
 	maxRewinds   = 6
 	// pauseChunks go one at a time before it is tried once more.
@@ -49,10 +52,12 @@ type upload struct {
 
 	mode    UploadMode
 	ahead   int // lines that may go ahead
-	trials  int // of overlapping that are left
+	window  int // requests that may wait in a window
+	trials  int // of a faster mode that are left
 	settled int // chunks acknowledged since the mode changed
 	due     int // how many there must be before a faster mode is tried
 	pace    pace
+	test    selfTest
 
 	flights []flight // the first n are on their way, oldest first
 	n       int
@@ -79,7 +84,7 @@ func newUpload(c *Client, data []byte, opts UploadOptions) *upload {
 		mode:   ModeStopAndWait, ahead: opts.Ahead, trials: maxTrials, due: settling,
 		pace:    pace{sector: opts.SectorSize},
 		flights: make([]flight, max(2, opts.Window)),
-		answers: make(chan answer, maxWindow),
+		answers: make(chan answer, 2*maxWindow),
 		written: make(chan error, 1),
 	}
 }
@@ -91,6 +96,7 @@ func (u *upload) run(ctx context.Context) error {
 	u.timer = time.NewTimer(time.Hour)
 	defer u.timer.Stop()
 	defer u.forgetLate()
+	defer u.endTest()
 	defer u.drop()
 	for u.off < len(u.data) {
 		u.choose()
@@ -112,21 +118,34 @@ func (u *upload) run(ctx context.Context) error {
 	return nil
 }
 
-// choose goes over to a faster mode when it is time to try one.
+// choose has a faster mode tested when it is time to, and goes over to it once
+// that is passed.
 func (u *upload) choose() {
-	if u.mode != ModeStopAndWait || u.n > 0 || u.stalls > 0 || u.tries > 0 || u.settled < u.due || u.pace.usual == 0 {
+	if u.mode != ModeStopAndWait || u.n > 0 || u.stalls > 0 || u.tries > 0 {
+		return
+	}
+	if u.test.total > 0 {
+		if u.off > u.test.until {
+			u.judge()
+		}
+		return
+	}
+	if u.test.due || u.settled < u.due || u.trials <= 0 || u.result.Rewinds >= maxRewinds || u.pace.usual == 0 {
 		return
 	}
 	chunk := u.chunk(u.off)
 	switch {
+	case u.opts.Window > 1 && (u.pace.stops() || u.off <= commonSector+chunk):
 	case u.opts.Window > 1:
-		u.mode, u.settled = ModeWindow, 0
-	case u.opts.Overlap != OverlapAuto || u.c.opts.Baud <= 0 || u.trials == 0 || u.result.Rewinds >= maxRewinds:
+		// More than cover the time in which the device is at work gain nothing.
+		u.window = min(u.opts.Window, int(u.pace.usual/max(u.c.lineTime(u.frame.size(chunk)), 1))+2)
+		u.test.mode, u.test.due = ModeWindow, true
+	case u.opts.Overlap != OverlapAuto || u.c.opts.Baud <= 0:
 	case u.pace.sector > 0 && u.pace.sector <= 2*chunk:
 		// It erases for about every chunk, and nothing could go ahead.
 	default:
-		u.mode, u.settled = ModeOverlapped, 0
-		u.ahead = u.linesAhead(chunk)
+		u.test.mode, u.test.due = ModeOverlapped, true
+		u.test.ahead = u.linesAhead(chunk)
 	}
 }
 
@@ -152,14 +171,12 @@ func (u *upload) linesAhead(chunk int) int {
 func (u *upload) fallBack() {
 	u.result.Rewinds++
 	u.result.Mode = ModeStopAndWait
-	switch {
-	case u.mode == ModeWindow:
-		u.opts.Window, u.trials = 1, 0 // for the rest
-	case u.settled < provenChunks:
+	if u.settled < provenChunks {
 		// The next trial, if there is one, asks less of the device: it may have
 		// fewer line buffers, or be slower to empty them.
 		u.trials--
 		u.ahead = max(u.ahead/2, 1)
+		u.opts.Window = u.window - 1
 	}
 	u.mode, u.settled, u.due = ModeStopAndWait, 0, pauseChunks
 	u.drop()
@@ -199,7 +216,7 @@ func (u *upload) depth() int {
 	case ModeOverlapped:
 		return 2
 	case ModeWindow:
-		return u.opts.Window
+		return u.window
 	}
 	return 1
 }
@@ -220,26 +237,55 @@ func (u *upload) mayFollow(off, n int) bool {
 	return !u.flights[u.n-1].erases && (u.pace.slowErase > 0 || u.settled > settling || !u.pace.erases(off, off+n))
 }
 
-// plan returns how many bytes the request at off carries. When overlapping,
-// chunks end where sectors do, so that each erase falls to the one that starts a
-// sector: no more than its lines need to cover the time in which the device
-// writes the one before, since behind it the line is silent until it is written.
-// The others share what is left evenly.
+// plan returns how many bytes the request at off carries.
+//
+// In a window the lines are full ones: an application's server may have two line
+// buffers, and while it decodes one line a short one behind it would be followed
+// by a third too soon.
+//
+// When overlapping, chunks may end where sectors do, so that each erase falls to
+// the one that starts a sector. Where the line is what takes long, that one is no
+// longer than its lines need to cover the time in which the device writes the one
+// before, since behind it the line is silent until it is written; the others
+// share what is left evenly. Where the device takes longer, what counts is how
+// soon after an erase it has something to do: the next chunk is short. And where
+// its decoding alone takes longer than the line, nothing of the kind is gained.
 func (u *upload) plan(off int) int {
 	n := u.chunk(off)
+	if off+n == len(u.data) {
+		return n
+	}
+	if u.mode == ModeWindow || u.test.mode == ModeWindow && (u.test.due || u.test.total > 0) {
+		return min(u.dataIn(u.frame.lines(u.opts.MessageSize)-1, off), n)
+	}
 	sector, unit := u.pace.sector, u.opts.WriteSize
-	if u.mode != ModeOverlapped || sector < 2*n || sector%unit != 0 || off%unit != 0 || off+n == len(u.data) {
+	line, wire := u.c.lineTime(u.frame.full()), u.c.lineTime(u.frame.size(n))
+	if u.mode != ModeOverlapped || sector < 2*n || sector%unit != 0 || off%unit != 0 || line <= lineWork {
 		return n
 	}
 	left := sector - off%sector
 	chunks := (left + n - 1) / n
 	even := ((left+chunks-1)/chunks + unit - 1) / unit * unit
-	if left < sector {
-		return even
-	}
 	least := left - (chunks-1)*n
-	covers := n * int(u.pace.usual) / int(u.c.lineTime(u.frame.size(n))) / unit * unit
-	return min(max(least, covers), even)
+	lineBound := wire > u.pace.usual+time.Duration(u.frame.lines(n)-1)*lineWork
+	switch {
+	case lineBound && left < sector:
+		return even
+	case lineBound:
+		covers := n * int(u.pace.usual) / int(wire) / unit * unit
+		return min(max(least, covers), even)
+	case left < sector:
+		return max(least, min(even, n/2/unit*unit))
+	}
+	return max(least, even)
+}
+
+// dataIn returns how many bytes a request at off carries that fills a number of
+// lines, at most as many as fit the largest message.
+func (u *upload) dataIn(lines, off int) int {
+	size := min(lines*u.frame.raw()-packetOverhead, u.opts.MessageSize)
+	u.msg = u.appendChunk(u.msg[:0], off, nil)
+	return roomFor(size - len(u.msg))
 }
 
 // fill writes as much as may be on its way now.
@@ -248,6 +294,10 @@ func (u *upload) fill() error {
 		return nil
 	}
 	u.out, u.nudge = u.out[:0], false
+	if u.n == 0 && u.test.total > 0 && u.test.mode == ModeWindow && time.Now().Before(u.free) {
+		return nil // the line feed that comes next must find a line buffer
+	}
+	alone := u.n == 0
 	for u.n < u.depth() {
 		off := u.off
 		if u.n > 0 {
@@ -281,6 +331,9 @@ func (u *upload) fill() error {
 			f.early = true
 			u.result.Early++
 		}
+	}
+	if alone && u.n == 1 && u.test.due {
+		return u.appendTest(&u.flights[0])
 	}
 	return nil
 }
@@ -341,11 +394,14 @@ const (
 
 // await hands over what is to be written and waits until something happens.
 func (u *upload) await(ctx context.Context) (answer, event, error) {
-	// With nothing to be answered there is a write whose end was overtaken by the
-	// last answer.
-	end := u.free.Add(u.opts.ChunkTimeout)
-	if u.n > 0 {
+	var end time.Time
+	switch {
+	case u.n > 0:
 		end = u.flights[0].left.Add(u.flights[0].timeout)
+	case u.writing: // the last answer has overtaken the end of a write
+		end = u.free.Add(u.opts.ChunkTimeout)
+	default: // the questions of a test are to leave the line first
+		end = u.free
 	}
 	u.timer.Reset(time.Until(end))
 	var hand chan<- write // while there is something to hand over
@@ -422,6 +478,9 @@ func (u *upload) silence() error {
 // answered takes the position from an answer and lets go of what is settled.
 func (u *upload) answered(a answer) error {
 	i := 0
+	if u.testAnswered(a.header.Sequence) {
+		return nil
+	}
 	for i < u.n && u.flights[i].seq != a.header.Sequence {
 		i++
 	}

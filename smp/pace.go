@@ -42,6 +42,10 @@ func (p *pace) slow(d time.Duration) bool {
 	return d > p.usual+p.usual/2+5*time.Millisecond
 }
 
+// stops reports whether some chunk took so long that the device must have erased
+// for it, foreseen or not.
+func (p *pace) stops() bool { return p.sector > 0 || p.slowest > 2*p.usual+slack }
+
 // note learns from the delay of the answer to [off, end).
 func (p *pace) note(off, end int, d time.Duration) {
 	d = max(d, 1) // a line that is faster than its baud, as USB is, answers too soon

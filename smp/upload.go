@@ -114,6 +114,9 @@ type UploadResult struct {
 	// Rewinds is how often that went wrong, by a missing answer or an offset
 	// behind, and sending fell back to one request at a time.
 	Rewinds int
+	// TestsFailed is how many self-tests showed that this device cannot take a
+	// faster mode, or not one that far ahead.
+	TestsFailed int
 	// SectorSize is the erase unit in bytes, as told or found out; 0 if nothing
 	// of the kind showed.
 	SectorSize int
@@ -312,15 +315,19 @@ func (u *upload) appendChunk(dst []byte, off int, data []byte) []byte {
 // room returns how many bytes of image fit into the request at off.
 func (u *upload) room(off int) int {
 	u.msg = u.appendChunk(u.msg[:0], off, nil)
-	room := u.opts.MessageSize - len(u.msg)
-	// The byte string's own length field grows with it.
+	return roomFor(u.opts.MessageSize - len(u.msg))
+}
+
+// roomFor returns how long a byte string may be that fits n bytes more than an
+// empty one: its own length field grows with it.
+func roomFor(n int) int {
 	switch {
-	case room > 255+2:
-		return room - 2
-	case room > 23+1:
-		return min(room-1, 255)
+	case n > 255+2:
+		return n - 2
+	case n > 23+1:
+		return min(n-1, 255)
 	}
-	return max(min(room, 23), 0)
+	return max(min(n, 23), 0)
 }
 
 // chunk returns how many bytes the request at off carries: as many as fit,
