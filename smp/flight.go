@@ -12,7 +12,7 @@ const (
 	// settling is how many chunks go one at a time before a faster mode is
 	// tried: with the usual 1020-byte messages they reach past 4096 bytes, the
 	// commonest erase unit.
-	settling = 6
+	settling = 3
 	// commonSector is that unit: an application that erases as it goes shows it
 	// there, and is left to its own pace.
 	commonSector = 4096

@@ -66,7 +66,16 @@ func (c *Client) Probe(ctx context.Context, timeout time.Duration) (Target, erro
 // that a device or adapter slower than the interval is heard all the same.
 // Silence to the end is a *TimeoutError.
 func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (Target, error) {
-	r := probeRequest(emptyMap)
+	a, err := c.awaitProbe(ctx, emptyMap, every, total)
+	if err != nil {
+		return TargetUnknown, err
+	}
+	return c.targetOf(a.payload)
+}
+
+// awaitProbe does that with probes of any payload.
+func (c *Client) awaitProbe(ctx context.Context, payload []byte, every, total time.Duration) (answer, error) {
+	r := probeRequest(payload)
 	every += c.wireTime(len(r.payload))
 	deadline := time.Now().Add(total)
 	answers := make(chan answer, maxOutstanding)
@@ -79,42 +88,40 @@ func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (T
 	for {
 		left := time.Until(deadline)
 		if left <= 0 {
-			return TargetUnknown, &TimeoutError{Request: r.name, After: total}
+			return answer{}, &TimeoutError{Request: r.name, After: total}
 		}
 		wctx, cancel := context.WithTimeoutCause(ctx, left, &TimeoutError{Request: r.name, After: total})
 		seq, err := c.send(wctx, r, answers)
 		cancel()
 		if err != nil {
-			return TargetUnknown, err
+			return answer{}, err
 		}
 		if open = append(open, seq); len(open) == maxOutstanding {
 			c.forget(open[0], answers)
 			open = open[1:]
 		}
 		a, err := c.wait(ctx, r.name, answers, min(every, max(time.Until(deadline), 0)))
-		var silent *TimeoutError
-		if errors.As(err, &silent) {
+		if _, silent := errors.AsType[*TimeoutError](err); silent {
 			continue
 		}
-		if err != nil {
-			return TargetUnknown, err
-		}
-		return c.targetOf(a.payload)
+		return a, err
 	}
 }
 
 // ProbeSize reports whether the device takes a message of size bytes (header
 // included): a probe padded to that size is answered when it fits, and met
-// with silence when not.
+// with silence when not. It goes out twice if need be, within the timeout and
+// the time on the wire, so that one lost line says nothing.
 func (c *Client) ProbeSize(ctx context.Context, size int, timeout time.Duration) (bool, error) {
 	payload := padding(size - HeaderSize)
 	if payload == nil {
 		return false, fmt.Errorf("smp: no probe has exactly %d bytes", size)
 	}
-	r := probeRequest(payload)
-	r.timeout = timeout
+	a, err := c.awaitProbe(ctx, payload, timeout/2, timeout+2*c.wireTime(len(payload)))
 	var s status
-	err := c.do(ctx, r, &s)
+	if err == nil {
+		err = c.codec.decode("probe", a.payload, &s)
+	}
 	var (
 		silent  *TimeoutError
 		refused *ServerError

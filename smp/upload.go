@@ -45,12 +45,14 @@ type UploadOptions struct {
 	SectorSize int
 	// Window is how many requests may wait for their answers at once: for
 	// applications, whose buffers hold whole requests ([Params.Window]). Up to 1
-	// is one at a time, and more than 16 is 16. MCUboot has one buffer. With a
-	// window, Overlap is not looked at.
+	// is one at a time, and more than 16 is 16. It is tested first, as overlapping
+	// is, and not on a device that erases as it goes. MCUboot has one buffer. With
+	// a window, Overlap is not looked at.
 	Window int
 	// Encrypted says that the image is encrypted. A bootloader starts to
 	// decrypt on any request that meets the end of the upload, so the last
-	// chunk is then never sent twice and the position is not asked for.
+	// chunk is then never sent twice and the position not asked for when it may
+	// be there.
 	Encrypted bool
 
 	// FirstTimeout is for the first chunk, in whose time a bootloader may
@@ -73,10 +75,11 @@ type Overlap int
 const (
 	// OverlapOff never does: one request, one answer.
 	OverlapOff Overlap = iota
-	// OverlapAuto finds out on this very board in this upload: after a number of
-	// chunks sent one at a time it tries, goes on while every answer comes as
-	// expected, and stops at the first that does not. It needs [Options].Baud,
-	// since it has to know what is still on the wire.
+	// OverlapAuto finds out on this very board in this upload: behind a chunk that
+	// is sent alone go questions for the position, as much as would go ahead.
+	// If all are answered it overlaps, while every answer comes as expected, and
+	// stops at the first that does not. It needs [Options].Baud, since it has to
+	// know what is still on the wire.
 	OverlapAuto
 )
 
@@ -180,6 +183,10 @@ var messageSizes = []int{1020, 740, 508, 252, 124}
 // no padded probe of any size.
 const MessageSizeProbe = "message size probe"
 
+// sizeTimeout is what a probe of a size gets: an answer takes milliseconds, and
+// tens of them behind a slow adapter.
+const sizeTimeout = 300 * time.Millisecond
+
 // FindMessageSize finds the largest message the target takes: by asking for
 // its parameters, else by padded probes from large to small.
 func (c *Client) FindMessageSize(ctx context.Context) (int, error) {
@@ -204,18 +211,15 @@ func (c *Client) FindMessageSize(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	for _, size := range sizes {
-		// Twice: a lost line must not halve the speed of a whole upload.
-		for range 2 {
-			ok, err := c.ProbeSize(ctx, size, 300*time.Millisecond)
-			if err != nil {
-				return 0, err
-			}
-			if ok {
-				return size, nil
-			}
+		ok, err := c.ProbeSize(ctx, size, sizeTimeout)
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			return size, nil
 		}
 	}
-	return 0, &TimeoutError{Request: MessageSizeProbe, After: 300 * time.Millisecond}
+	return 0, &TimeoutError{Request: MessageSizeProbe, After: sizeTimeout}
 }
 
 // Upload sends data and returns when the device has acknowledged all of it,
