@@ -19,18 +19,14 @@ func (a *attempt) identifyApplication(ctx context.Context, s *records.Step) erro
 		return err
 	}
 	a.client.SetVersion(smp.V2)
-	info, err := twice(ctx, a.client.BootloaderInfo)
-	switch {
-	case err == nil:
-		a.facts.Mode = info.Mode
-	case !soft(err) || ctx.Err() != nil:
+	info, ok, err := told(ctx, a.client.BootloaderInfo)
+	if err != nil {
 		return err
 	}
-	infos, err := twice(ctx, a.client.SlotInfo)
-	switch {
-	case err == nil:
-		a.facts.Told, a.facts.Slots = true, infos
-	case !soft(err) || ctx.Err() != nil:
+	if ok {
+		a.facts.Mode = info.Mode
+	}
+	if a.facts.Slots, a.facts.Told, err = told(ctx, a.client.SlotInfo); err != nil {
 		return err
 	}
 	if err := a.sizeUp(ctx); err != nil {
@@ -198,7 +194,7 @@ func (a *attempt) awaitApplication(ctx context.Context, ready func(smp.ImageList
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		target, err := a.probeUntil(ctx, deadline)
+		target, err := a.probeUntil(ctx, deadline, probeTime)
 		if _, silent := errors.AsType[*smp.TimeoutError](err); silent && ctx.Err() == nil {
 			if answered {
 				return &Failure{Outcome: records.Fail, Code: NotRestarted, Err: err,
@@ -219,10 +215,12 @@ func (a *attempt) awaitApplication(ctx context.Context, ready func(smp.ImageList
 					Next:   "Check that the recovery pin of this site lets go, and flash the board through recovery; call a technician."}
 			}
 			again, quiet = true, 2*quietTime
-			if err := a.client.Reset(ctx, smp.BootNormal); err != nil && !soft(err) && !a.site.USB() {
+			if err := a.restart(ctx, smp.BootNormal); err != nil {
 				return err
 			}
-			a.reset = a.prints.len()
+			if err := a.rejoin(ctx, time.Until(deadline)); err != nil {
+				return err
+			}
 			continue
 		}
 		list, err := a.applicationList(ctx)

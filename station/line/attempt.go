@@ -525,7 +525,7 @@ func (a *attempt) bootMode(ctx context.Context) (smp.Target, error) {
 		return 0, err
 	}
 	for {
-		target, err := a.probeUntil(ctx, deadline)
+		target, err := a.probeUntil(ctx, deadline, entryProbe)
 		if err != nil {
 			return 0, err
 		}
@@ -537,7 +537,7 @@ func (a *attempt) bootMode(ctx context.Context) (smp.Target, error) {
 				Detail: "The application was asked to restart into recovery and came back as the application.",
 				Next:   "Build the application with CONFIG_MCUMGR_GRP_OS_RESET_BOOT_MODE=y (Zephyr 4.2 or newer) and MCUboot with CONFIG_BOOT_SERIAL_BOOT_MODE=y and a retention area, or choose another entry; call a technician."}
 		}
-		if err := pause(ctx, probeTime); err != nil {
+		if err := pause(ctx, entryProbe); err != nil {
 			return 0, err
 		}
 	}
@@ -554,7 +554,10 @@ func (a *attempt) leaveWindow(ctx context.Context) (smp.Target, error) {
 		a.settle(ctx)
 	}
 	cancel()
-	return a.probeUntil(ctx, time.Now().Add(time.Duration(a.job.Timeouts.Boot)))
+	if err := a.rejoin(ctx, time.Duration(a.job.Timeouts.Boot)); err != nil {
+		return 0, err
+	}
+	return a.probeUntil(ctx, time.Now().Add(time.Duration(a.job.Timeouts.Boot)), probeTime)
 }
 
 // settle waits until a board that has begun to print pauses: the first lines may
@@ -571,9 +574,9 @@ func (a *attempt) settle(ctx context.Context) {
 	}
 }
 
-// probeUntil asks what is there until something answers, and follows a USB
-// port. Silence to the end is a *smp.TimeoutError.
-func (a *attempt) probeUntil(ctx context.Context, deadline time.Time) (smp.Target, error) {
+// probeUntil asks every so often what is there until something answers, and
+// follows a USB port. Silence to the end is a *smp.TimeoutError.
+func (a *attempt) probeUntil(ctx context.Context, deadline time.Time, every time.Duration) (smp.Target, error) {
 	for {
 		left := time.Until(deadline)
 		if left <= 0 {
@@ -586,7 +589,7 @@ func (a *attempt) probeUntil(ctx context.Context, deadline time.Time) (smp.Targe
 			return 0, err
 		}
 		a.client.SetVersion(smp.V1) // which everything understands, and some nothing else
-		target, err := a.client.AwaitTarget(ctx, probeTime, min(left, 10*probeTime))
+		target, err := a.client.AwaitTarget(ctx, every, min(left, 10*probeTime))
 		_, silent := errors.AsType[*smp.TimeoutError](err)
 		_, lost := errors.AsType[*smp.PortError](err)
 		if err != nil && ctx.Err() == nil && (silent || lost && a.site.USB()) {
@@ -644,11 +647,24 @@ func twice[T any](ctx context.Context, ask func(context.Context) (T, error)) (T,
 	return v, err
 }
 
+// told asks twice what a board may not know how to tell. It reports false if the
+// board does not; an error is one that ends the attempt.
+func told[T any](ctx context.Context, ask func(context.Context) (T, error)) (v T, ok bool, err error) {
+	v, err = twice(ctx, ask)
+	if err != nil && soft(err) && ctx.Err() == nil {
+		return v, false, nil
+	}
+	return v, err == nil, err
+}
+
 func head(hash []byte) []byte { return hash[:min(len(hash), 8)] }
 
 const (
 	// probeTime is how long one look for a bootloader waits.
 	probeTime = 300 * time.Millisecond
+	// entryProbe is how often a board that restarts into recovery is asked: soon
+	// enough to notice it within 20 ms, its answer included.
+	entryProbe = 10 * time.Millisecond
 	// resetTime is how long a board goes on answering after a reset request:
 	// MCUboot waits 250 ms (boot_serial.c), as does Zephyr
 	// (CONFIG_MCUMGR_GRP_OS_RESET_MS), and then takes a moment.

@@ -39,11 +39,7 @@ func (a *attempt) identify(ctx context.Context, s *records.Step) error {
 	default:
 		return err
 	}
-	infos, err := twice(ctx, a.client.SlotInfo)
-	switch {
-	case err == nil:
-		a.facts.Told, a.facts.Slots = true, infos
-	case !soft(err) || ctx.Err() != nil:
+	if a.facts.Slots, a.facts.Told, err = told(ctx, a.client.SlotInfo); err != nil {
 		return err
 	}
 	var f *Failure
@@ -99,14 +95,11 @@ func (a *attempt) findMessageSize(ctx context.Context) (int, error) {
 
 // windowOf finds out how many requests an application takes at once.
 func (a *attempt) windowOf(ctx context.Context) error {
-	p, err := twice(ctx, a.client.Params)
-	switch {
-	case err == nil:
+	p, ok, err := told(ctx, a.client.Params)
+	if ok {
 		a.window = p.Window()
-	case !soft(err) || ctx.Err() != nil:
-		return err
 	}
-	return nil
+	return err
 }
 
 // place says where each image goes.

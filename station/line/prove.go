@@ -356,7 +356,7 @@ func (a *attempt) twin() bool {
 
 func (a *attempt) proveByApplication(ctx context.Context, s *records.Step) error {
 	if !a.answers {
-		target, err := a.probeUntil(ctx, time.Now().Add(time.Duration(a.job.Timeouts.Boot)))
+		target, err := a.probeUntil(ctx, time.Now().Add(time.Duration(a.job.Timeouts.Boot)), probeTime)
 		_, silent := errors.AsType[*smp.TimeoutError](err)
 		if err != nil && (!silent || ctx.Err() != nil) {
 			return err
