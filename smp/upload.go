@@ -183,9 +183,10 @@ var messageSizes = []int{1020, 740, 508, 252, 124}
 // no padded probe of any size.
 const MessageSizeProbe = "message size probe"
 
-// sizeTimeout is what a probe of a size gets: an answer takes milliseconds, and
-// tens of them behind a slow adapter.
-const sizeTimeout = 300 * time.Millisecond
+// sizeTimeout is what a probe of a size gets: an answer takes milliseconds, tens
+// of them behind a slow adapter, and hundreds of an emulated board on a computer
+// with much else to do.
+const sizeTimeout = 400 * time.Millisecond
 
 // FindMessageSize finds the largest message the target takes: by asking for
 // its parameters, else by padded probes from large to small.

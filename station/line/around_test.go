@@ -96,7 +96,8 @@ func TestTimeAroundTheUpload(t *testing.T) {
 		baud  int
 		build sim.BuildOptions
 		edit  func(*configs.Recipe)
-		// twice is a board that its application takes into recovery.
+		// twice is a board that its application takes into recovery, and not the
+		// first of its job.
 		twice bool
 	}{
 		{name: "at 115200 baud", baud: 115200},
@@ -137,6 +138,9 @@ func TestTimeAroundTheUpload(t *testing.T) {
 							return &clockedPort{ReadWriteCloser: line, baud: test.baud, wire: &wire}, err
 						}
 					})
+					if test.twice {
+						r.job.lessons.restarted()
+					}
 					if sum, err := r.line(1).Run(t.Context(), scans(t, "FL-000001")); err != nil || sum.Passed != 1 {
 						t.Fatal(sum, err)
 					}

@@ -524,20 +524,25 @@ func (a *attempt) bootMode(ctx context.Context) (smp.Target, error) {
 	if err := a.rejoin(ctx, time.Until(deadline)); err != nil {
 		return 0, err
 	}
+	every := probeTime
+	if a.job.lessons.restarts() {
+		every = entryProbe
+	}
 	for {
-		target, err := a.probeUntil(ctx, deadline, entryProbe)
+		target, err := a.probeUntil(ctx, deadline, every)
 		if err != nil {
 			return 0, err
 		}
 		switch {
 		case target == smp.TargetBootloader:
+			a.job.lessons.restarted()
 			return target, nil
 		case time.Now().After(ignored):
 			return 0, &Failure{Outcome: records.Fail, Code: NotRecovery,
 				Detail: "The application was asked to restart into recovery and came back as the application.",
 				Next:   "Build the application with CONFIG_MCUMGR_GRP_OS_RESET_BOOT_MODE=y (Zephyr 4.2 or newer) and MCUboot with CONFIG_BOOT_SERIAL_BOOT_MODE=y and a retention area, or choose another entry; call a technician."}
 		}
-		if err := pause(ctx, entryProbe); err != nil {
+		if err := pause(ctx, every); err != nil {
 			return 0, err
 		}
 	}
@@ -662,8 +667,10 @@ func head(hash []byte) []byte { return hash[:min(len(hash), 8)] }
 const (
 	// probeTime is how long one look for a bootloader waits.
 	probeTime = 300 * time.Millisecond
-	// entryProbe is how often a board that restarts into recovery is asked: soon
-	// enough to notice it within 20 ms, its answer included.
+	// entryProbe is how often a board that restarts into recovery is asked, once
+	// others of the job have: soon enough to notice it within 20 ms, its answer
+	// included. Before, what restarts may be an application, and one that was
+	// spoken to while it started has been seen to stay deaf.
 	entryProbe = 10 * time.Millisecond
 	// resetTime is how long a board goes on answering after a reset request:
 	// MCUboot waits 250 ms (boot_serial.c), as does Zephyr

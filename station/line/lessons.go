@@ -19,6 +19,22 @@ type lessons struct {
 	lost   int         // boards in a row on which sending ahead failed
 	size   int         // the largest message that the last board took
 	alike  int         // boards in a row of which that is true
+	modes  bool        // an application has restarted its board into recovery
+}
+
+// restarts reports whether applications of this job restart their boards into
+// recovery when they are asked to.
+func (l *lessons) restarts() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.modes
+}
+
+// restarted notes that one has.
+func (l *lessons) restarted() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.modes = true
 }
 
 // message is the largest message that boards of this job take, 0 while it is
