@@ -66,16 +66,7 @@ func (c *Client) Probe(ctx context.Context, timeout time.Duration) (Target, erro
 // that a device or adapter slower than the interval is heard all the same.
 // Silence to the end is a *TimeoutError.
 func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (Target, error) {
-	a, err := c.awaitProbe(ctx, emptyMap, every, total)
-	if err != nil {
-		return TargetUnknown, err
-	}
-	return c.targetOf(a.payload)
-}
-
-// awaitProbe does that with probes of any payload.
-func (c *Client) awaitProbe(ctx context.Context, payload []byte, every, total time.Duration) (answer, error) {
-	r := probeRequest(payload)
+	r := probeRequest(emptyMap)
 	every += c.wireTime(len(r.payload))
 	deadline := time.Now().Add(total)
 	answers := make(chan answer, maxOutstanding)
@@ -88,40 +79,42 @@ func (c *Client) awaitProbe(ctx context.Context, payload []byte, every, total ti
 	for {
 		left := time.Until(deadline)
 		if left <= 0 {
-			return answer{}, &TimeoutError{Request: r.name, After: total}
+			return TargetUnknown, &TimeoutError{Request: r.name, After: total}
 		}
 		wctx, cancel := context.WithTimeoutCause(ctx, left, &TimeoutError{Request: r.name, After: total})
 		seq, err := c.send(wctx, r, answers)
 		cancel()
 		if err != nil {
-			return answer{}, err
+			return TargetUnknown, err
 		}
 		if open = append(open, seq); len(open) == maxOutstanding {
 			c.forget(open[0], answers)
 			open = open[1:]
 		}
 		a, err := c.wait(ctx, r.name, answers, min(every, max(time.Until(deadline), 0)))
-		if _, silent := errors.AsType[*TimeoutError](err); silent {
+		var silent *TimeoutError
+		if errors.As(err, &silent) {
 			continue
 		}
-		return a, err
+		if err != nil {
+			return TargetUnknown, err
+		}
+		return c.targetOf(a.payload)
 	}
 }
 
 // ProbeSize reports whether the device takes a message of size bytes (header
 // included): a probe padded to that size is answered when it fits, and met
-// with silence when not. It goes out twice if need be, within the timeout and
-// the time on the wire, so that one lost line says nothing.
+// with silence when not.
 func (c *Client) ProbeSize(ctx context.Context, size int, timeout time.Duration) (bool, error) {
 	payload := padding(size - HeaderSize)
 	if payload == nil {
 		return false, fmt.Errorf("smp: no probe has exactly %d bytes", size)
 	}
-	a, err := c.awaitProbe(ctx, payload, timeout/2, timeout+2*c.wireTime(len(payload)))
+	r := probeRequest(payload)
+	r.timeout = timeout
 	var s status
-	if err == nil {
-		err = c.codec.decode("probe", a.payload, &s)
-	}
+	err := c.do(ctx, r, &s)
 	var (
 		silent  *TimeoutError
 		refused *ServerError

@@ -183,11 +183,6 @@ var messageSizes = []int{1020, 740, 508, 252, 124}
 // no padded probe of any size.
 const MessageSizeProbe = "message size probe"
 
-// sizeTimeout is what a probe of a size gets: an answer takes milliseconds, tens
-// of them behind a slow adapter, and hundreds of an emulated board on a computer
-// with much else to do.
-const sizeTimeout = 400 * time.Millisecond
-
 // FindMessageSize finds the largest message the target takes: by asking for
 // its parameters, else by padded probes from large to small.
 func (c *Client) FindMessageSize(ctx context.Context) (int, error) {
@@ -212,15 +207,18 @@ func (c *Client) FindMessageSize(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	for _, size := range sizes {
-		ok, err := c.ProbeSize(ctx, size, sizeTimeout)
-		if err != nil {
-			return 0, err
-		}
-		if ok {
-			return size, nil
+		// Twice: a lost line must not halve the speed of a whole upload.
+		for range 2 {
+			ok, err := c.ProbeSize(ctx, size, 300*time.Millisecond)
+			if err != nil {
+				return 0, err
+			}
+			if ok {
+				return size, nil
+			}
 		}
 	}
-	return 0, &TimeoutError{Request: MessageSizeProbe, After: sizeTimeout}
+	return 0, &TimeoutError{Request: MessageSizeProbe, After: 300 * time.Millisecond}
 }
 
 // Upload sends data and returns when the device has acknowledged all of it,
