@@ -228,7 +228,6 @@ func onPTY(t *testing.T, program string) serial.Port {
 func TestGenuineApplication(t *testing.T) {
 	for name, largest := range map[string]int{"serial": 380, "serial_buf1024": 1020, "serial_noparams": 252} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			c := smp.NewClient(slowly{onPTY(t, fixture(t, "zephyr_4.4.0_*_native_sim_"+name+".exe"))}, smp.Options{Baud: 115200, Timeout: 5 * time.Second})
 			defer c.Close()
 			ctx := t.Context()

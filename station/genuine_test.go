@@ -397,7 +397,6 @@ func TestGenuineExplain(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
 			g := tt.start(t)
 			if e := g.explain(tt.code); !tt.want(e) {
 				t.Errorf("explained as %+v, silence %+v; the server said %q", e, e.Silence, g.said())
@@ -409,7 +408,6 @@ func TestGenuineExplain(t *testing.T) {
 // Updates through a genuine application and a bootloader that swaps, with
 // nothing but the port. The bootloader speaks on the same line.
 func TestGenuineUpdate(t *testing.T) {
-	t.Parallel()
 	const image = "*_qemu_cortex_m0_serial.signed.bin"
 	g := updateBoard(t)
 	first, foreign, second := reversioned(t, image, "1.2.3", 0), reversioned(t, image, "1.2.4", 0), reversioned(t, image, "1.2.5", 0)
@@ -454,7 +452,6 @@ func TestGenuineUpdate(t *testing.T) {
 // Genuine serial recovery, from a blank board on. This bootloader loads images
 // to RAM.
 func TestGenuineStation(t *testing.T) {
-	t.Parallel()
 	const image = "*_27c54835_mps2_an385_serial_recovery.signed.bin"
 	g := recoveryBoard(t, "*_27c54835_mps2_an385_serial_recovery.hex")
 	first, second := reversioned(t, image, "1.2.3", 0), reversioned(t, image, "1.2.4", 4096)
@@ -486,15 +483,12 @@ func TestGenuineStation(t *testing.T) {
 func TestGenuineRefusals(t *testing.T) {
 	image := genuineFile(t, "*_qemu_cortex_m0_serial.signed.bin")
 	t.Run("no image management", func(t *testing.T) {
-		t.Parallel()
 		onLinux(t, "serial").flash(exitFailed, []string{"LIST_REFUSED", "CONFIG_MCUMGR_GRP_IMG=y"}, image)
 	})
 	t.Run("no boot mode", func(t *testing.T) {
-		t.Parallel()
 		updateBoard(t).flash(exitFailed, []string{"NOT_RECOVERY", "CONFIG_MCUMGR_GRP_OS_RESET_BOOT_MODE=y"}, image, "--boot-mode")
 	})
 	t.Run("raw recovery", func(t *testing.T) {
-		t.Parallel()
 		recoveryBoard(t, "*_mps2_an385_serial_recovery_raw.hex").flash(exitFailed, []string{"NO_RECOVERY"}, image, "--wait", "2s")
 	})
 }
