@@ -70,9 +70,9 @@ func TestDefaults(t *testing.T) {
 			PowerOff: 1 * s, Settle: 50 * ms, DetectDelay: 0, HoldCap: 5 * s,
 			ProbeEvery: 10 * ms, Stagger: 200 * ms, ResetPulse: 50 * ms, Enumeration: 10 * s,
 		},
-		Port: configs.Port{Baud: 115200},
+		Port: configs.Port{Baud: 115200, FlowControl: configs.NoFlowControl},
 		Sites: []configs.Site{{
-			Number: 1, Port: "/dev/serial/by-path/usb-1", Baud: 115200,
+			Number: 1, Port: "/dev/serial/by-path/usb-1", Baud: 115200, FlowControl: configs.NoFlowControl,
 			Power: configs.Output{Pin: "GPIO17"}, Recovery: configs.Output{Pin: "GPIO4"},
 		}},
 		File: "s.toml", Text: smallest, SHA256: sum(t, smallest),
@@ -169,6 +169,42 @@ func TestSiteBaud(t *testing.T) {
 	st := station(t, smallest+second+"[port]\nbaud = 1000000\n")
 	if a, b := st.Sites[0].Baud, st.Sites[1].Baud; a != 1000000 || b != 460800 {
 		t.Errorf("bauds %d and %d, want that of [port], 1000000, and the site's own, 460800", a, b)
+	}
+}
+
+// TestFit: the recipe's baud goes over the station's at every port that has a
+// speed; a recipe without one changes nothing.
+func TestFit(t *testing.T) {
+	second := strings.NewReplacer("number = 1", "number = 2\nusb = true", "usb-1", "usb-2", "GPIO17", "GPIO27", "GPIO4", "GPIO5").
+		Replace(smallest[strings.Index(smallest, "[[site]]"):])
+	for _, c := range []struct {
+		recipe   string
+		adapter  int
+		boardUSB int
+	}{{"", 1000000, 1000000}, {"baud = 460800\n", 460800, 1000000}} {
+		st, r := station(t, smallest+second+"[port]\nbaud = 1000000\n"), recipe(t, c.recipe+smallestRecipe)
+		if err := st.CheckRecipe(r); err != nil {
+			t.Fatal(err)
+		}
+		st.Fit(r)
+		if a, b := st.Sites[0].Baud, st.Sites[1].Baud; a != c.adapter || b != c.boardUSB {
+			t.Errorf("%q: bauds %d and %d, want %d and %d", c.recipe, a, b, c.adapter, c.boardUSB)
+		}
+	}
+}
+
+// TestSiteFlowControl: a site has what [port] says, unless it says otherwise
+// itself or its port is the board's own.
+func TestSiteFlowControl(t *testing.T) {
+	further := func(n, extra string) string {
+		return strings.NewReplacer("number = 1", "number = "+n+"\n"+extra, "usb-1", "usb-"+n, "GPIO17", "GPIO2"+n, "GPIO4", "GPIO1"+n).
+			Replace(smallest[strings.Index(smallest, "[[site]]"):])
+	}
+	st := station(t, smallest+further("2", `flow_control = "none"`)+further("3", "usb = true")+"[port]\nflow_control = \"rts-cts\"\n")
+	for i, want := range []configs.FlowControl{configs.RTSCTS, configs.NoFlowControl, configs.NoFlowControl} {
+		if got := st.Sites[i].FlowControl; got != want {
+			t.Errorf("site %d has %q, want %q", i+1, got, want)
+		}
 	}
 }
 

@@ -26,6 +26,11 @@ type Recipe struct {
 	// of a .zip and an application that answers must agree with it.
 	Board string `toml:"board"`
 
+	// Baud is the speed of the port at which the bootloader of this product
+	// listens, in bits per second; 0 leaves it to the station file, over which it
+	// goes. See [Station.Fit].
+	Baud int `toml:"baud"`
+
 	// Entry is how a board is brought to answer: RecoveryPin, and PowerOn where
 	// SlotPolicy is ApplicationPolicy, which goes with no other.
 	Entry Entry `toml:"entry"`
@@ -141,6 +146,15 @@ type Image struct {
 	// MessageSize is the greatest SMP message to send, in bytes; 0 to find
 	// out from the device.
 	MessageSize int `toml:"message_size"`
+	// LineLength is the bootloader's line buffer in bytes
+	// (CONFIG_BOOT_MAX_LINE_INPUT_LEN), 128 to 512; 0 is the 128 that every build
+	// has at least. A board that does not answer to the longer lines is sent
+	// short ones.
+	LineLength int `toml:"line_length"`
+	// LineBuffers is how many such lines the bootloader can hold
+	// (CONFIG_BOOT_LINE_BUFS), 2 to 128; 0 is MCUboot's 8. One less may be sent
+	// ahead of an answer.
+	LineBuffers int `toml:"line_buffers"`
 	// Rewrite sends the image also to a board that already reports it as its
 	// own; else such a board is only verified and started: false. Through an
 	// application a board that runs the image is never sent it again.

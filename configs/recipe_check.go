@@ -31,6 +31,9 @@ const (
 	// An SMP message carries its length in 16 bits, and no server takes less
 	// than mynewt's smallest of 64.
 	minMessage, maxMessage = 64, 65535
+	// CONFIG_BOOT_MAX_LINE_INPUT_LEN is 128 unless changed; the 512 of releases up
+	// to 1.9 is the longest in use.
+	minLineLength, maxLineLength = 128, 512
 )
 
 // check is the meaning of a decoded recipe file.
@@ -52,6 +55,9 @@ func (r *Recipe) check(d *document) {
 		d.refuse("board", "write the name of the board, or take it out to ask none", "the key \"board\" is empty")
 	} else if !isLabel(r.Board) {
 		d.refuse("board", "write a short name without blanks at its ends", "%s is not a usable board", quote(r.Board))
+	}
+	if d.has("baud") {
+		d.number("baud", r.Baud, minBaud, maxBaud, "write the speed of the bootloader's port, or take it out to leave it to the station file")
 	}
 	r.checkEntry(d)
 	r.checkImages(d)
@@ -213,6 +219,12 @@ func (img *Image) check(d *document, at string) {
 	}
 	if img.MessageSize != 0 {
 		d.number(at+".message_size", img.MessageSize, minMessage, maxMessage, "write 0 to find it out from the device")
+	}
+	if img.LineLength != 0 {
+		d.number(at+".line_length", img.LineLength, minLineLength, maxLineLength, "write the CONFIG_BOOT_MAX_LINE_INPUT_LEN of the bootloader, or 0 for 128")
+	}
+	if img.LineBuffers != 0 {
+		d.number(at+".line_buffers", img.LineBuffers, minLineBufs, maxLineBufs, "write the CONFIG_BOOT_LINE_BUFS of the bootloader, or 0 for 8")
 	}
 	if !d.has(at + ".key") {
 		d.warn(at, `add key = "…" with the public key of the product`, "the image has no key, so its signature is not verified before it is flashed")

@@ -100,7 +100,24 @@ type Port struct {
 	Baud int `toml:"baud"`
 	// USB is what holds where a site says nothing: false.
 	USB bool `toml:"usb"`
+	// FlowControl is what holds where a site says nothing: NoFlowControl.
+	FlowControl FlowControl `toml:"flow_control"`
 }
+
+// FlowControl is what stops a sender whose receiver has no room.
+type FlowControl string
+
+// The kinds of flow control.
+const (
+	// NoFlowControl is right wherever RTS and CTS are not wired.
+	NoFlowControl FlowControl = "none"
+	// RTSCTS is for boards whose UART has both lines wired to the adapter's and
+	// hw-flow-control in its devicetree: a port sends nothing while its CTS is
+	// not asserted.
+	RTSCTS FlowControl = "rts-cts"
+)
+
+var flowControls = []FlowControl{NoFlowControl, RTSCTS}
 
 // Simulator describes the boards of software that stand in the sites.
 type Simulator struct {
@@ -134,6 +151,9 @@ type Site struct {
 	// with the firmware that shows it and goes with every restart. That of
 	// [Port] if the file does not say.
 	USB bool `toml:"usb"`
+	// FlowControl is that of [Port] if the file does not say, and NoFlowControl
+	// where USB is true: such a port has its own.
+	FlowControl FlowControl `toml:"flow_control"`
 
 	// Power switches the supply of the board. Its Pin is empty if nothing does;
 	// then there is a warning. Which pins a recipe needs is for
@@ -190,7 +210,7 @@ func newStation() *Station {
 			ResetPulse:  Duration(50 * time.Millisecond),
 			Enumeration: Duration(10 * time.Second),
 		},
-		Port: Port{Baud: 115200},
+		Port: Port{Baud: 115200, FlowControl: NoFlowControl},
 	}
 }
 
@@ -250,11 +270,28 @@ func decodeStation(doc *document, dir string) *Station {
 		if !doc.has(fmt.Sprintf("site[%d].usb", i)) {
 			s.Sites[i].USB = s.Port.USB
 		}
+		if !doc.has(fmt.Sprintf("site[%d].flow_control", i)) {
+			s.Sites[i].FlowControl = s.Port.FlowControl
+			if s.Sites[i].USB {
+				s.Sites[i].FlowControl = NoFlowControl
+			}
+		}
 	}
 	s.Records.resolve(dir)
 	s.Recipe.resolve(dir)
 	s.check(doc)
 	return s
+}
+
+// Fit sets what a recipe that [Station.CheckRecipe] has accepted says about the
+// sites: the speed of their ports. A board's own USB port has none, and keeps what
+// the station file says.
+func (s *Station) Fit(r *Recipe) {
+	for i := range s.Sites {
+		if site := &s.Sites[i]; r.Baud != 0 && !site.USB {
+			site.Baud = r.Baud
+		}
+	}
 }
 
 // done adds what is known of the file itself.

@@ -53,6 +53,10 @@ func (s *Station) check(d *document) {
 
 	s.checkTimings(d)
 	d.number("port.baud", s.Port.Baud, minBaud, maxBaud, "write the speed of the bootloader's port")
+	checkFlowControl(d, "port.flow_control", s.Port.FlowControl)
+	if len(s.Sites) > 0 && s.Port.FlowControl == RTSCTS && !slices.ContainsFunc(s.Sites, func(site Site) bool { return !site.USB }) {
+		d.refuse("port.flow_control", "take flow_control out", "flow_control in [port] has no effect: every port is the board's own (usb = true)")
+	}
 	if sim := s.Simulator; sim != nil {
 		d.need("simulator.part", sim.Part, `part = "nRF52840"`)
 		d.number("simulator.line_bufs", sim.LineBufs, minLineBufs, maxLineBufs, "write the CONFIG_BOOT_LINE_BUFS of the bootloader")
@@ -133,7 +137,19 @@ func (s *Station) checkSites(d *document, pins pinUse) {
 		if d.has(at + ".baud") {
 			d.number(at+".baud", site.Baud, minBaud, maxBaud, "write the speed of the bootloader's port, or leave it to [port]")
 		}
+		if at := at + ".flow_control"; d.has(at) {
+			checkFlowControl(d, at, site.FlowControl)
+			if site.USB && site.FlowControl == RTSCTS {
+				d.refuse(at, "take flow_control out, or usb", "the port of %s is the board's own (usb = true), which has no RTS and CTS", who)
+			}
+		}
 		site.checkPins(d, at, who, pins)
+	}
+}
+
+func checkFlowControl(d *document, at string, f FlowControl) {
+	if !slices.Contains(flowControls, f) && !d.broken(at) {
+		d.refuse(at, choose(flowControls), "there is no flow_control %s", quote(string(f)))
 	}
 }
 
@@ -191,8 +207,9 @@ func (site *Site) checkPins(d *document, at, who string, pins pinUse) {
 }
 
 // CheckRecipe compares the station with the recipe it is to flash: each site
-// must have the pins that the recipe's entry works with. The error is an
-// [Errors] and names the lines of the station file.
+// must have the pins that the recipe's entry works with, and a speed that the
+// recipe names needs a port that has one. The error is an [Errors] and names the
+// lines of the station file.
 func (s *Station) CheckRecipe(r *Recipe) error {
 	// The text was accepted once, so this only finds the lines again.
 	d := newDocument(s.File, []byte(s.Text))
@@ -214,6 +231,9 @@ func (s *Station) CheckRecipe(r *Recipe) error {
 			d.refuse(at+".power", `wire one and add power = { pin = "…" } or reset = { pin = "…" }, or choose another entry`,
 				"site %d has neither a power pin nor a reset pin to restart its board with, and the recipe %s needs one of them (entry = %q)", site.Number, plain(filepath.Base(r.File)), r.Entry)
 		}
+	}
+	if r.Baud != 0 && !slices.ContainsFunc(s.Sites, func(site Site) bool { return !site.USB }) {
+		d.refuse("site[0]", "take baud out of the recipe", "every port of this station is the board's own (usb = true), which has no speed, and the recipe %s says baud = %d", plain(filepath.Base(r.File)), r.Baud)
 	}
 	return d.err()
 }

@@ -62,3 +62,23 @@ func TestCheckRecipe(t *testing.T) {
 		})
 	}
 }
+
+// TestCheckRecipeBaud: a speed is nothing to a station whose boards all have USB
+// of their own.
+func TestCheckRecipeBaud(t *testing.T) {
+	text := "station = \"line-1\"\nfixture = \"FX-8A\"\nrecords = \"line-1.db\"\nrecipe = \"other.toml\"\n\n" +
+		"[[site]]\nnumber = 7\nport = \"/dev/serial/by-path/usb-7\"\nusb = true\npower = { pin = \"A\" }\nrecovery = { pin = \"B\" }\n"
+	st, err := configs.ParseStation("lines/s.toml", "/etc/line", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := configs.ParseRecipe("recipes/r.toml", "/etc/line", []byte("baud = 460800\n"+smallestRecipe))
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, ok := errors.AsType[configs.Errors](st.CheckRecipe(r))
+	if !ok {
+		t.Fatal("a recipe with a baud is accepted")
+	}
+	wantSentences(t, problems, `lines/s.toml:6: every port of this station is the board's own (usb = true), which has no speed, and the recipe r.toml says baud = 460800; take baud out of the recipe`)
+}

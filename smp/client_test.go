@@ -625,7 +625,7 @@ func TestProbeSize(t *testing.T) {
 			}
 			return []reply{{payload: rcOK}}
 		})
-		for _, size := range []int{30, 45, 100, 252, 269, 270, 508, 509, 510, 1020} {
+		for _, size := range []int{30, 38, 45, 100, 252, 269, 270, 271, 272, 508, 509, 510, 1020} {
 			ok, err := c.ProbeSize(t.Context(), size, time.Second)
 			if err != nil || ok != (size <= 509) {
 				t.Errorf("size %d: %v, %v", size, ok, err)

@@ -154,7 +154,7 @@ func TestGenuineRecovery(t *testing.T) {
 				target, _ = c.Probe(ctx, 500*time.Millisecond)
 			}
 
-			found, err := c.FindMessageSize(ctx)
+			found, err := c.FindMessageSize(ctx, smp.Lines{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -240,7 +240,7 @@ func TestGenuineApplication(t *testing.T) {
 					t.Errorf("echo of %d characters: %q, %v", len(text), got, err)
 				}
 			}
-			if size, err := c.FindMessageSize(ctx); err != nil || size != largest {
+			if size, err := c.FindMessageSize(ctx, smp.Lines{}); err != nil || size != largest {
 				t.Errorf("message size %d, %v; want %d", size, err, largest)
 			}
 			if info, err := c.Info(ctx, "s"); err != nil || !strings.Contains(info, "Zephyr") {

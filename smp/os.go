@@ -107,12 +107,16 @@ func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (T
 // included): a probe padded to that size is answered when it fits, and met
 // with silence when not.
 func (c *Client) ProbeSize(ctx context.Context, size int, timeout time.Duration) (bool, error) {
+	return c.probeSize(ctx, size, 0, timeout)
+}
+
+func (c *Client) probeSize(ctx context.Context, size int, frame framing, timeout time.Duration) (bool, error) {
 	payload := padding(size - HeaderSize)
 	if payload == nil {
 		return false, fmt.Errorf("smp: no probe has exactly %d bytes", size)
 	}
 	r := probeRequest(payload)
-	r.timeout = timeout
+	r.timeout, r.frame = timeout, frame
 	var s status
 	err := c.do(ctx, r, &s)
 	var (
@@ -129,18 +133,27 @@ func (c *Client) ProbeSize(ctx context.Context, size int, timeout time.Duration)
 }
 
 // padding is a CBOR map {"pad": bytes} of exactly n bytes, nil if there is
-// none of that size.
+// none of that size. Where the head of the bytes leaves a gap, the name is longer.
 func padding(n int) []byte {
-	const fixed = 1 + 4 // map of one, text of three
+	for _, name := range []string{"pad", "pads"} {
+		if out := padded(name, n); out != nil {
+			return out
+		}
+	}
+	return nil
+}
+
+func padded(name string, n int) []byte {
 	for _, head := range []int{1, 2, 3} {
-		body := n - fixed - head
+		body := n - 2 - len(name) - head
 		if body < 0 {
 			continue
 		}
 		if (head == 1) != (body < 24) || (head == 3) != (body > 255) || body > 0xffff {
 			continue
 		}
-		out := append(make([]byte, 0, n), 0xa1, 0x63, 'p', 'a', 'd')
+		out := append(make([]byte, 0, n), cborMap|1, cborText|byte(len(name)))
+		out = append(out, name...)
 		switch head {
 		case 1:
 			out = append(out, 0x40|byte(body))

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -174,30 +175,86 @@ func (e *RestartError) Error() string {
 	return fmt.Sprintf("the device had taken %d bytes and now wants byte %d again: it has restarted", e.Had, e.Wants)
 }
 
-// messageSizes are the sizes tried on a target that does not tell its own:
-// MCUboot's default buffer, what fits its eight line buffers even when it is
-// busy, the fixed buffer of releases up to 1.9, and small ones.
-var messageSizes = []int{1020, 740, 508, 252, 124}
+// Lines are the buffers of a target into which its UART or USB interrupt puts
+// lines, for its main loop to take them out. The zero value has MCUboot's defaults.
+type Lines struct {
+	Length int // of one in bytes (CONFIG_BOOT_MAX_LINE_INPUT_LEN), 128 if 0
+	Count  int // CONFIG_BOOT_LINE_BUFS, 8 if 0
+}
+
+// Holds is the largest message, header included, that they hold by themselves:
+// 740 bytes by default. A larger one needs a main loop that takes lines out while
+// others come. At UART speeds one does; at USB speed the lines come in a burst, of
+// which a MCUboot with eight was seen to take nine and lose the tenth.
+func (l Lines) Holds() int {
+	count := l.Count
+	if count <= 0 {
+		count = 8
+	}
+	return count*l.frame().raw() - packetOverhead
+}
+
+// WireSize returns how many bytes a message of n bytes takes on the wire in such
+// lines.
+func (l Lines) WireSize(n int) int { return l.frame().size(n) }
+
+func (l Lines) frame() framing { return framing(min(max(l.Length, lineLength), maxLineLength)) }
+
+// messageSizes are the sizes tried on a target that does not tell its own, beside
+// what its line buffers hold: MCUboot's default buffer, the fixed buffer of
+// releases up to 1.9, and small ones.
+var messageSizes = []int{1020, 508, 252, 124}
+
+// sizeTime is what the answer to a padded probe gets besides the time on the wire.
+const sizeTime = 300 * time.Millisecond
 
 // MessageSizeProbe is the Request of the *TimeoutError of a target that answers
 // no padded probe of any size.
 const MessageSizeProbe = "message size probe"
 
-// FindMessageSize finds the largest message the target takes: by asking for
-// its parameters, else by padded probes from large to small.
-func (c *Client) FindMessageSize(ctx context.Context) (int, error) {
+// Takes reports whether the target takes messages of size bytes, in lines of the
+// given kind: it answers a probe padded to that. Where the speed of the line is
+// that of USB ([Options].Baud is 0) a message that the lines do not hold must be
+// answered twice in a row, since one may have met an idle moment of the main loop.
+func (c *Client) Takes(ctx context.Context, size int, lines Lines) (bool, error) {
+	times := 1
+	if c.opts.Baud <= 0 && size > lines.Holds() {
+		times = 2
+	}
+	for range times {
+		if ok, err := c.probeSize(ctx, size, lines.frame(), sizeTime); !ok || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// TakesLine reports whether the target takes lines of the given length: it answers
+// a probe that is one full line. A line that its buffer cuts is met with silence.
+func (c *Client) TakesLine(ctx context.Context, length int) (bool, error) {
+	frame := Lines{Length: length}.frame()
+	return c.probeSize(ctx, frame.raw()-packetOverhead, frame, sizeTime)
+}
+
+// FindMessageSize finds the largest message the target takes in lines of the
+// given kind: by asking for its parameters, else by padded probes from large to
+// small.
+func (c *Client) FindMessageSize(ctx context.Context, lines Lines) (int, error) {
 	p, err := c.Params(ctx)
-	sizes := messageSizes
+	top := max(messageSizes[0], lines.Holds())
 	if err == nil {
 		// Told, and yet tried: a buffer that holds a message is of no use if
 		// the line buffers before it do not.
-		sizes = []int{p.MaxMessage()}
-		for _, s := range messageSizes {
-			if s < p.MaxMessage() {
-				sizes = append(sizes, s)
-			}
+		top = p.MaxMessage()
+	}
+	sizes := []int{top}
+	for _, s := range append([]int{lines.Holds()}, messageSizes...) {
+		if s < top {
+			sizes = append(sizes, s)
 		}
 	}
+	slices.SortFunc(sizes, func(a, b int) int { return b - a })
+	sizes = slices.Compact(sizes)
 	var (
 		refused *ServerError
 		silent  *TimeoutError
@@ -209,7 +266,7 @@ func (c *Client) FindMessageSize(ctx context.Context) (int, error) {
 	for _, size := range sizes {
 		// Twice: a lost line must not halve the speed of a whole upload.
 		for range 2 {
-			ok, err := c.ProbeSize(ctx, size, 300*time.Millisecond)
+			ok, err := c.Takes(ctx, size, lines)
 			if err != nil {
 				return 0, err
 			}
@@ -218,7 +275,7 @@ func (c *Client) FindMessageSize(ctx context.Context) (int, error) {
 			}
 		}
 	}
-	return 0, &TimeoutError{Request: MessageSizeProbe, After: 300 * time.Millisecond}
+	return 0, &TimeoutError{Request: MessageSizeProbe, After: sizeTime}
 }
 
 // Upload sends data and returns when the device has acknowledged all of it,
@@ -234,7 +291,7 @@ func (c *Client) Upload(ctx context.Context, data []byte, opts UploadOptions) (r
 	start := time.Now()
 	defer func() { r.Elapsed = time.Since(start) }()
 	if u.opts.MessageSize == 0 {
-		size, err := c.FindMessageSize(ctx)
+		size, err := c.FindMessageSize(ctx, Lines{Length: opts.LineLength})
 		if err != nil {
 			return u.result, fmt.Errorf("finding the message size: %w", err)
 		}

@@ -364,10 +364,44 @@ func TestFindMessageSizeDoubts(t *testing.T) {
 			}
 			return []reply{{payload: rcOK}}
 		})
-		if size, err := c.FindMessageSize(t.Context()); err != nil || size != 740 {
+		if size, err := c.FindMessageSize(t.Context(), Lines{}); err != nil || size != 740 {
 			t.Errorf("message size %d, %v", size, err)
 		}
 	})
+}
+
+// At USB speed a message of more lines than the target holds has to pass twice in
+// a row; at the speed of a UART, and where the lines hold it, once is enough.
+func TestTakesTwiceAtUSBSpeed(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		baud  int
+		size  int
+		lines Lines
+		want  bool
+	}{
+		{"UART", 115200, 1020, Lines{}, true},
+		{"USB", 0, 1020, Lines{}, false},
+		{"USB, as many as it holds", 0, 740, Lines{}, true},
+		{"USB, more buffers", 0, 1020, Lines{Count: 12}, true},
+		{"USB, longer ones", 0, 3044, Lines{Length: 512}, true},
+		{"USB, too long for two", 0, 759, Lines{Length: 512, Count: 2}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				asked := 0
+				c, _ := newDevice(t, Options{Baud: test.baud}, func(Header, []byte) []reply {
+					if asked++; asked > 1 {
+						return nil
+					}
+					return []reply{{payload: rcOK}}
+				})
+				if got, err := c.Takes(t.Context(), test.size, test.lines); got != test.want || err != nil {
+					t.Errorf("%v, %v", got, err)
+				}
+			})
+		})
+	}
 }
 
 // Told a size that is too large, the upload ends with what was found out: the

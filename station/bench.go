@@ -43,6 +43,10 @@ before it is answered; "automatic" may send ahead after a test on that very
 board; "window" is for applications, which hold several requests. Here the
 mode that is printed is the one the upload ended in.
 
+"large-buffers" is "automatic" on a bootloader built with lines of 512 bytes and
+a buffer of 4096, told to the station as line_length and message_size in a recipe
+do.
+
 Many boards (sites-N-BAUD): what run does with an order, records included, from
 the press of start to the last PASS. The share of N times one board compares
 their sum with one board worked in the same way in the same run. If not all
@@ -189,6 +193,8 @@ type benchCase struct {
 	many        bool // the way of run, with records
 	extra       bool // only with --all
 	size        int  // of the image's body in bytes, enough for some ten seconds if zero
+	lineLength  int  // of a bootloader built with larger lines, 128 if zero
+	message     int  // and with a larger buffer: its messages in bytes, those it takes by default if zero
 }
 
 // complete fills in what is not said.
@@ -212,7 +218,7 @@ func (c benchCase) slots() int {
 
 // bound is what limits the upload of the case.
 func (c benchCase) bound(message int) bound {
-	return bound{part: c.part, baud: c.baud, message: message, writeSize: benchWriteSize, slots: c.slots(), application: c.application}
+	return bound{part: c.part, baud: c.baud, message: message, writeSize: benchWriteSize, slots: c.slots(), application: c.application, lineLength: c.lineLength}
 }
 
 // benchWriteSize is what chunks are a multiple of, as where nobody says
@@ -228,6 +234,9 @@ func benchCases() (all []benchCase) {
 			c.name, c.overlap = fmt.Sprintf("%s-%d-automatic", part.Name, baud), smp.OverlapAuto
 			all = append(all, c)
 		}
+		// CONFIG_BOOT_MAX_LINE_INPUT_LEN=512, CONFIG_BOOT_SERIAL_MAX_RECEIVE_SIZE=4096.
+		large := benchCase{name: fmt.Sprintf("nRF54L15-%d-large-buffers", baud), part: sim.NRF54L15(), baud: baud, sites: 1, extra: extra, overlap: smp.OverlapAuto, lineLength: 512, message: 4092}
+		all = append(all, large)
 		c := benchCase{name: fmt.Sprintf("application-%d-stop-and-wait", baud), part: sim.NRF54L15(), baud: baud, sites: 1, application: true, extra: extra}
 		all = append(all, c)
 		c.name, c.window = fmt.Sprintf("application-%d-window", baud), true

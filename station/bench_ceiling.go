@@ -16,16 +16,21 @@ type bound struct {
 	writeSize   int // chunks are a multiple of it, bytes
 	slots       int // of a bootloader's image, of which two have a trailer to erase
 	application bool
+	lineLength  int // of the bootloader's line buffers in bytes, 128 if 0
 }
 
-const (
-	// lineBuffers is MCUboot's CONFIG_BOOT_LINE_BUFS. One holds the line being
-	// worked on, and a line takes one at its first byte.
-	lineBuffers = 8
-	// lineBytes is a full console line: 124 characters of base64 (93 bytes),
-	// two of a marker and a line feed.
-	lineBytes, lineData = 127, 93
-)
+// lineBuffers is MCUboot's CONFIG_BOOT_LINE_BUFS. One holds the line being
+// worked on, and a line takes one at its first byte.
+const lineBuffers = 8
+
+// line is a full console line: its bytes on the wire, those of the packet in it,
+// and the time in which the board decodes it. One of 128 bytes has 124 characters
+// of base64, which are 93 bytes, two of a marker and a line feed.
+func (b bound) line() (bytes, data int, decoding time.Duration) {
+	length := max(b.lineLength, 128)
+	data = (length - 4) / 4 * 3
+	return data/3*4 + 3, data, b.part.LineTime * time.Duration(length) / 128
+}
 
 // least is the shortest time in which the board can have taken an image of size
 // bytes, with a station that needs none at all: the moment at which each line
@@ -44,6 +49,8 @@ func (b bound) least(size int, mode smp.UploadMode, window int) time.Duration {
 		released                 []time.Duration // by line
 		answered                 []time.Duration // by chunk
 	)
+	lineBytes, lineData, decoding := b.line()
+	framing := smp.Lines{Length: b.lineLength}
 	erased := 0
 	for off := 0; off < size; {
 		head := b.overhead(off, size)
@@ -55,7 +62,7 @@ func (b bound) least(size int, mode smp.UploadMode, window int) time.Duration {
 		n = min(n, size-off)
 		message := head + n
 		lines := (message + 4 + lineData - 1) / lineData
-		wire := smp.WireSize(message)
+		wire := framing.WireSize(message)
 		for i := range lines {
 			start := sent
 			switch mode {
@@ -80,9 +87,9 @@ func (b bound) least(size int, mode smp.UploadMode, window int) time.Duration {
 			sent = start + time.Duration(length)*perByte
 			if b.application {
 				// Its lines are decoded above all threads, while they write.
-				decoder = max(sent, decoder) + b.part.LineTime
+				decoder = max(sent, decoder) + decoding
 			} else {
-				cpu = max(sent, cpu) + b.part.LineTime
+				cpu = max(sent, cpu) + decoding
 				decoder = cpu
 			}
 			released = append(released, decoder)

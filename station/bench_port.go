@@ -126,7 +126,7 @@ func (p *benchPort) probe(ctx context.Context, r *benchReport) (smp.Target, erro
 				p.window = params.Window()
 			}
 		}
-		r.Message, err = client.FindMessageSize(ctx)
+		r.Message, err = client.FindMessageSize(ctx, smp.Lines{})
 		return err
 	})
 }

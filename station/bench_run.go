@@ -89,6 +89,9 @@ func (b *benchRun) measure(ctx context.Context, c benchCase, work func(context.C
 	if c.application {
 		options = append(options, "--image", k.old, "--server", "--params")
 	}
+	if c.lineLength > 0 {
+		options = append(options, "--line-length", fmt.Sprint(c.lineLength), "--receive-size", fmt.Sprint(c.message+4))
+	}
 	// The boards live until the power is off, whatever ends the measuring.
 	if k.boards, err = startBoards(context.WithoutCancel(ctx), filepath.Join(dir, "ports"), c.sites, options...); err != nil {
 		return r, err
@@ -159,7 +162,7 @@ func (b *benchRun) one(ctx context.Context, c benchCase, k *bench, r *benchRepor
 	defer site.Down() // twice does no harm, and an error has ended it before
 	var (
 		client *smp.Client
-		o      = smp.UploadOptions{WriteSize: benchWriteSize, Overlap: c.overlap}
+		o      = smp.UploadOptions{WriteSize: benchWriteSize, Overlap: c.overlap, LineLength: c.lineLength, MessageSize: c.message}
 		sent   smp.UploadResult
 	)
 	if err := r.phase(ctx, line.StepPowerOff, site.Off); err != nil {
@@ -190,7 +193,9 @@ func (b *benchRun) one(ctx context.Context, c benchCase, k *bench, r *benchRepor
 			}
 			o.Window = p.Window()
 		}
-		o.MessageSize, err = client.FindMessageSize(ctx)
+		if o.MessageSize == 0 {
+			o.MessageSize, err = client.FindMessageSize(ctx, smp.Lines{})
+		}
 		return err
 	}); err != nil {
 		return err

@@ -145,7 +145,7 @@ Exit codes: 0 something answered, 1 silence, 2 bad input, 3 port fault.`,
 // ask fills in the explanation. What the board refuses is an answer too; only
 // silence and a broken port are errors.
 func (e *explanation) ask(ctx context.Context, wait time.Duration) error {
-	p, err := fixtures.OpenPort(e.Port, e.Baud)
+	p, err := fixtures.OpenPort(e.Port, fixtures.Mode{Baud: e.Baud})
 	if err != nil {
 		if holders := fixtures.Holders(e.Port); len(holders) > 0 {
 			err = fmt.Errorf("%w; %s has it open", err, strings.Join(holders, ", "))
@@ -226,7 +226,7 @@ func (q *question) params() error {
 }
 
 func (q *question) size() (err error) {
-	if q.e.MessageSize, err = q.c.FindMessageSize(q.ctx); err != nil {
+	if q.e.MessageSize, err = q.c.FindMessageSize(q.ctx, smp.Lines{}); err != nil {
 		return q.heed(err)
 	}
 	return nil

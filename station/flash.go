@@ -154,7 +154,7 @@ func (m *manualSite) Enter(ctx context.Context, _ fixtures.Entry, text func([]by
 func (m *manualSite) open(ctx context.Context, text func([]byte), within time.Duration) error {
 	deadline := time.Now().Add(within)
 	for {
-		p, err := fixtures.OpenPort(m.port, m.baud)
+		p, err := fixtures.OpenPort(m.port, fixtures.Mode{Baud: m.baud})
 		if err == nil {
 			m.client = smp.NewClient(p, smp.Options{Baud: m.baud, Text: text})
 			return nil

@@ -247,7 +247,7 @@ func onLinux(t *testing.T, config string) *genuine {
 	}()
 	select {
 	case name := <-found:
-		line, err := fixtures.OpenPort(name, 115200)
+		line, err := fixtures.OpenPort(name, fixtures.Mode{Baud: 115200})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -424,7 +424,7 @@ func TestGenuineUpdate(t *testing.T) {
 
 	// Somebody else's update waits for the next restart: it is let swap in and
 	// back, and is never kept.
-	port, err := fixtures.OpenPort(g.port, 115200)
+	port, err := fixtures.OpenPort(g.port, fixtures.Mode{Baud: 115200})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,6 +74,7 @@ func load(config, recipe string) (*files, error) {
 	if err := st.CheckRecipe(rc); err != nil {
 		return nil, err
 	}
+	st.Fit(rc)
 	return &files{st, rc, job}, nil
 }
 
@@ -212,8 +213,8 @@ func openHardware(st *configs.Station, boards func(n int, o *sim.Options)) (fixt
 			}
 			return nil, errors.New("the simulator has no such pin; the board at sim:1 has S1_POWER, S1_RECOVERY, S1_RESET and S1_LED")
 		},
-		Dial: func(path string, baud int) (io.ReadWriteCloser, error) {
-			return fixtures.OpenPort(ports[path], baud)
+		Dial: func(path string, mode fixtures.Mode) (io.ReadWriteCloser, error) {
+			return fixtures.OpenPort(ports[path], mode)
 		},
 		Present: func(path string) bool {
 			_, err := os.Stat(ports[path])

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,8 +14,37 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"flashline/configs"
 	"flashline/station/line"
 )
+
+// TestRecipeBaud: the speed that a recipe names is that of the ports.
+func TestRecipeBaud(t *testing.T) {
+	dir := t.TempDir()
+	config, err := configs.WriteExample(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "sim-recipe.toml")
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, first := range map[int]string{115200: "", 460800: "baud = 460800\n"} {
+		if err := os.WriteFile(name, append([]byte(first), text...), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		f, err := load(config, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range f.station.Sites {
+			if s.Baud != want {
+				t.Errorf("site %d has %d baud, want %d", s.Number, s.Baud, want)
+			}
+		}
+	}
+}
 
 // typist types pieces of text with a pause before each.
 type typist struct {

@@ -217,6 +217,8 @@ func (s *screen) Event(e line.Event) {
 	case line.Dropped:
 		*r = row{site: e.Site, serial: e.Serial, note: "not started"}
 		s.say(fmt.Sprintf("%s  %s  was loaded and is not started; flash it in another run", stamp, unit))
+	case line.Advice:
+		s.say(fmt.Sprintf("%s  site %d  ADVICE  %s", stamp, e.Site, e.Text))
 	case line.Stopping:
 		s.say(fmt.Sprintf("%s  %s", stamp, e.Text))
 	case line.LineFault:

@@ -29,7 +29,7 @@ func (a *attempt) identifyApplication(ctx context.Context, s *records.Step) erro
 	if a.facts.Slots, a.facts.Told, err = told(ctx, a.client.SlotInfo); err != nil {
 		return err
 	}
-	if err := a.sizeUp(ctx); err != nil {
+	if err := a.sizeUp(ctx, s); err != nil {
 		return err
 	}
 	if err := a.windowOf(ctx); err != nil {

@@ -112,9 +112,10 @@ type load struct {
 	slot int // where it goes
 	// message is the largest message that may carry it, bytes.
 	message int
-	number  int  // the image number that addresses it there
-	kept    bool // the board holds it already, so it is not sent
-	there   bool // it lies in its slot from an earlier try, so it is not sent either
+	lines   smp.Lines // the buffers it has to pass through
+	number  int       // the image number that addresses it there
+	kept    bool      // the board holds it already, so it is not sent
+	there   bool      // it lies in its slot from an earlier try, so it is not sent either
 	// What the board reported: before, and at last.
 	prev, hash, version string
 }
@@ -411,7 +412,7 @@ func (a *attempt) listen(ctx context.Context, err error) error {
 	}
 	if nothing {
 		// The recipe may ask for more than the board takes.
-		if most, findErr := a.client.FindMessageSize(ctx); findErr == nil && most < lost.Size {
+		if most, findErr := a.client.FindMessageSize(ctx, a.loads[0].lines); findErr == nil && most < lost.Size {
 			return &Failure{Outcome: records.Fail, Code: MessageTooLong, Err: err,
 				Detail: fmt.Sprintf("The board takes messages of up to %d bytes and drops those of %d that the recipe asks for.", most, lost.Size),
 				Next:   fmt.Sprintf("Set message_size = 0 in the recipe, or at most %d; the bootloader's limits are CONFIG_BOOT_SERIAL_MAX_RECEIVE_SIZE and CONFIG_BOOT_MAX_LINE_INPUT_LEN. Call a technician.", most)}

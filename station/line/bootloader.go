@@ -20,7 +20,7 @@ func (a *attempt) identify(ctx context.Context, s *records.Step) error {
 	if a.facts.Target == smp.TargetApplication {
 		return a.identifyApplication(ctx, s)
 	}
-	if err := a.sizeUp(ctx); err != nil {
+	if err := a.sizeUp(ctx, s); err != nil {
 		return err
 	}
 	// What it holds is worth knowing, not worth failing for: releases of
@@ -61,32 +61,82 @@ func (a *attempt) identify(ctx context.Context, s *records.Step) error {
 	return a.place(s)
 }
 
-// sizeUp finds out what the largest message is.
-func (a *attempt) sizeUp(ctx context.Context) error {
+// sizeUp finds out how long lines may be, and what the largest message is.
+func (a *attempt) sizeUp(ctx context.Context, s *records.Step) error {
 	for _, l := range a.loads {
+		if err := a.fitLines(ctx, l, s); err != nil {
+			return err
+		}
 		l.message = cmp.Or(l.fw.MessageSize, a.result.MessageSize)
-		if l.message == 0 {
-			size, err := a.findMessageSize(ctx)
+		switch {
+		case l.message == 0:
+			size, err := a.findMessageSize(ctx, l.lines)
 			if err != nil {
 				return err
 			}
 			l.message, a.result.MessageSize = size, size
+		case a.site.USB() && l.message > l.lines.Holds():
+			// What the recipe asks for is nothing that this board has shown.
+			ok, err := either(func() (bool, error) { return a.client.Takes(ctx, l.message, l.lines) })
+			if err != nil {
+				return err
+			}
+			if !ok {
+				note(s, fmt.Sprintf("messages of %d bytes got no answer at USB speed, so that those of %d are sent, which its line buffers hold: set message_size in the recipe to 0", l.message, l.lines.Holds()))
+				l.message = l.lines.Holds()
+			}
 		}
 	}
 	a.result.MessageSize = a.loads[0].message
 	return nil
 }
 
+// appLines is what an application has in the place of MCUboot's eight line
+// buffers: CONFIG_UART_MCUMGR_RX_BUF_COUNT is 2.
+const appLines = 2
+
+// fitLines says which lines carry the image: those of the recipe if this board
+// takes them, else those of 128 bytes that all take.
+func (a *attempt) fitLines(ctx context.Context, l *load, s *records.Step) error {
+	if a.facts.Target == smp.TargetApplication {
+		l.lines = smp.Lines{Count: appLines}
+		return nil
+	}
+	l.lines = smp.Lines{Count: l.fw.LineBuffers}
+	if l.fw.LineLength <= 128 {
+		return nil
+	}
+	ok, err := either(func() (bool, error) { return a.client.TakesLine(ctx, l.fw.LineLength) })
+	if err != nil {
+		return err
+	}
+	if ok {
+		l.lines.Length = l.fw.LineLength
+		return nil
+	}
+	note(s, fmt.Sprintf("lines of %d bytes got no answer, so that those of 128 are sent: set line_length in the recipe to the bootloader's CONFIG_BOOT_MAX_LINE_INPUT_LEN", l.fw.LineLength))
+	return nil
+}
+
+// either asks again after a no, since a request or an answer may have been lost.
+func either(ask func() (bool, error)) (bool, error) {
+	ok, err := ask()
+	if !ok && err == nil {
+		return ask()
+	}
+	return ok, err
+}
+
 // findMessageSize tries first what the boards before took: the search from
 // above costs a silence for every size that is too large.
-func (a *attempt) findMessageSize(ctx context.Context) (int, error) {
+func (a *attempt) findMessageSize(ctx context.Context, lines smp.Lines) (int, error) {
 	if size := a.job.lessons.message(); size > 0 {
-		ok, err := a.client.ProbeSize(ctx, size, probeTime)
+		ok, err := a.client.Takes(ctx, size, lines)
 		if ok || err != nil {
 			return size, err
 		}
 	}
-	size, err := a.client.FindMessageSize(ctx)
+	size, err := a.client.FindMessageSize(ctx, lines)
 	if err == nil {
 		a.job.lessons.took(size)
 	}
@@ -214,6 +264,7 @@ func (a *attempt) upload(ctx context.Context, s *records.Step) error {
 			Image:        l.number,
 			WriteSize:    l.fw.WriteSize,
 			MessageSize:  l.message,
+			LineLength:   l.lines.Length,
 			Encrypted:    l.fw.Encrypted,
 			FirstTimeout: time.Duration(a.job.Timeouts.FirstChunk),
 			ChunkTimeout: time.Duration(a.job.Timeouts.Chunk),
@@ -224,8 +275,12 @@ func (a *attempt) upload(ctx context.Context, s *records.Step) error {
 			},
 		}
 		o.SectorSize, o.Overlap = l.fw.SectorSize, smp.OverlapAuto
+		o.Ahead = max(l.fw.LineBuffers-1, 0)
 		if a.facts.Target == smp.TargetApplication {
 			o.Overlap, o.Window = smp.OverlapOff, a.window // its two line buffers leave no room ahead
+			if a.site.USB() {
+				o.Window = 1 // two would be one burst of more lines than it holds, and save no time on a wire
+			}
 			sum := sha256.Sum256(l.fw.Data)
 			o.SHA, o.Encrypted = sum[:], false // it decrypts nothing: its bootloader will
 		}

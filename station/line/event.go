@@ -21,6 +21,7 @@ const (
 	Upload    EventKind = "upload"    // Site, Serial, Progress: bytes have moved
 	Recorded  EventKind = "recorded"  // an attempt ended and its record is on the disk: Attempt, Result, Retry
 	Dropped   EventKind = "dropped"   // Serial was loaded at Site and is not started any more
+	Advice    EventKind = "advice"    // the port of Site could be faster: Text says how; once in a run
 	Stopping  EventKind = "stopping"  // no new units from here on: Text
 	LineFault EventKind = "linefault" // the station cannot go on: Text
 )

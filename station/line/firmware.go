@@ -27,6 +27,7 @@ type Firmware struct {
 
 	// As the recipe says; see configs.Image.
 	UploadNumber, SlotSize, SectorSize, WriteSize, MessageSize int
+	LineLength, LineBuffers                                    int
 	Rewrite                                                    bool
 }
 
@@ -99,7 +100,8 @@ func newFirmware(cfg *configs.Image, img *mcuboot.Image, key *mcuboot.PublicKey,
 		Number: number, Name: name, File: cfg.Data, Version: img.Header.Version, Hash: img.Hash(),
 		Data: img.Stripped(), Encrypted: img.Encrypted(), RAMLoad: img.Header.Flags&mcuboot.FlagRAMLoad != 0, Requires: img.Dependencies(),
 		UploadNumber: cfg.UploadNumber, SlotSize: cfg.SlotSize, SectorSize: cfg.SectorSize,
-		WriteSize: cfg.WriteSize, MessageSize: cfg.MessageSize, Rewrite: cfg.Rewrite,
+		WriteSize: cfg.WriteSize, MessageSize: cfg.MessageSize,
+		LineLength: cfg.LineLength, LineBuffers: cfg.LineBuffers, Rewrite: cfg.Rewrite,
 	}
 	sum := sha256.Sum256(cfg.Data)
 	fw.FileSHA256 = hex.EncodeToString(sum[:])

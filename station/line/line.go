@@ -80,9 +80,10 @@ func (e *FaultError) Unwrap() error { return e.Err }
 
 // Line runs one order.
 type Line struct {
-	opts Options
-	stop chan struct{}
-	once sync.Once
+	opts    Options
+	stop    chan struct{}
+	once    sync.Once
+	advised sync.Once // all adapters of a station are mostly of one kind
 }
 
 // New returns a line that is ready to run.
@@ -550,6 +551,9 @@ func (l *Line) unit(ctx context.Context, site *fixtures.Site, w start, d *done) 
 			l.notify(Event{Kind: kind, Site: u.Site, Serial: u.Serial, Try: try, Progress: p})
 		})
 		u.Result = res
+		if text := site.Advice(); text != "" {
+			l.advised.Do(func() { l.notify(Event{Kind: Advice, Site: u.Site, Text: text}) })
+		}
 		if err := l.finish(ctx, rec.ID, res); err != nil {
 			// Flashed, perhaps well, but not proven: nobody may see a PASS.
 			u.Result.Outcome, u.Result.FailureCode = records.Error, string(StationFault)

@@ -219,6 +219,30 @@ func (h hungPort) Read([]byte) (int, error)  { <-h.closed; return 0, os.ErrClose
 func (h hungPort) Write([]byte) (int, error) { <-h.closed; return 0, os.ErrClosed }
 func (h hungPort) Close() error              { close(h.closed); return nil }
 
+// slowAdapter is a port whose adapter keeps bytes back.
+type slowAdapter struct{ io.ReadWriteCloser }
+
+func (slowAdapter) Advice() string { return "Shorten its timer." }
+
+// What could make adapters faster is told once in a run, however many there are.
+func TestAdviceOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2, nil, func(r *rig) {
+			dial := r.dial
+			r.dial = func(n int) (io.ReadWriteCloser, error) {
+				line, err := dial(n)
+				return slowAdapter{line}, err
+			}
+		})
+		if sum, err := r.line(4).Run(t.Context(), scans(t, labels(4)...)); err != nil || sum.Passed != 4 {
+			t.Fatalf("%+v, %v", sum, err)
+		}
+		if told := r.of(Advice); len(told) != 1 || told[0].Site == 0 || told[0].Text != "Shorten its timer." {
+			t.Errorf("told %+v", told)
+		}
+	})
+}
+
 func TestRefusedScans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, 2, nil, nil)

@@ -210,7 +210,7 @@ func newRig(t *testing.T, n int, each func(site int, o *sim.Options), edit func(
 			}
 			return nil, errors.New("no such pin")
 		},
-		Dial: func(path string, _ int) (io.ReadWriteCloser, error) {
+		Dial: func(path string, _ fixtures.Mode) (io.ReadWriteCloser, error) {
 			var site int
 			fmt.Sscanf(path, "sim:%d", &site)
 			return r.dial(site)

@@ -1,0 +1,75 @@
+package line
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"flashline/configs"
+	"flashline/fixtures/sim"
+	"flashline/records"
+)
+
+// stepOf is the first step of that name.
+func stepOf(t *testing.T, r records.Result, name string) records.Step {
+	t.Helper()
+	for _, s := range r.Steps {
+		if s.Name == name {
+			return s
+		}
+	}
+	t.Fatalf("no step %q in %v", name, r.Steps)
+	return records.Step{}
+}
+
+// TestLineBuffers: what the recipe says of the bootloader's buffers is made use of,
+// and where it is wrong the board is flashed all the same and the record says so.
+func TestLineBuffers(t *testing.T) {
+	usb := &sim.USBOptions{Bootloader: sim.USBID{Vendor: 0x2fe3, Product: 0x0100}}
+	for _, test := range []struct {
+		name    string
+		build   sim.BuildOptions
+		usb     bool
+		image   configs.Image // what it says of the buffers
+		message int
+		note    string // of the identification
+	}{
+		{name: "told 4096", build: sim.BuildOptions{Params: true, ReceiveSize: 4096}, message: 4092},
+		{name: "long lines", build: sim.BuildOptions{ReceiveSize: 4096, LineLength: 512}, image: configs.Image{LineLength: 512, MessageSize: 4092}, message: 4092},
+		{name: "long lines, size found out", build: sim.BuildOptions{ReceiveSize: 4096, LineLength: 512}, image: configs.Image{LineLength: 512}, message: 3044},
+		{name: "long lines that are none", build: sim.BuildOptions{}, image: configs.Image{LineLength: 512}, message: 1020, note: "set line_length in the recipe"},
+		{name: "release 1.9", build: sim.BuildOptions{LineLength: 512, LineBuffers: 2, ReceiveSize: 512}, image: configs.Image{LineLength: 512, LineBuffers: 2}, message: 508},
+		{name: "two buffers", build: sim.BuildOptions{LineBuffers: 2}, image: configs.Image{LineBuffers: 2}, message: 1020},
+		{name: "USB", usb: true, message: 740},
+		{name: "USB, told 4096", usb: true, build: sim.BuildOptions{Params: true, ReceiveSize: 4096}, message: 740},
+		{name: "USB, long lines", usb: true, build: sim.BuildOptions{ReceiveSize: 4096, LineLength: 512}, image: configs.Image{LineLength: 512}, message: 3044},
+		{name: "USB, asked for too much", usb: true, image: configs.Image{MessageSize: 1020}, message: 740, note: "set message_size in the recipe to 0"},
+		{name: "USB, more buffers", usb: true, build: sim.BuildOptions{LineBuffers: 16}, image: configs.Image{MessageSize: 1020, LineBuffers: 16}, message: 1020},
+		{name: "USB, more buffers that nobody told of", usb: true, build: sim.BuildOptions{LineBuffers: 16}, image: configs.Image{MessageSize: 1020}, message: 1020},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, 1, func(_ int, o *sim.Options) {
+					test.build.NoApplication = true
+					o.Build = test.build
+					if test.usb {
+						o.USB, o.Baud = usb, sim.USBFullSpeed
+					}
+				}, func(r *rig) {
+					img := &r.recipe.Images[0]
+					img.LineLength, img.LineBuffers, img.MessageSize = test.image.LineLength, test.image.LineBuffers, test.image.MessageSize
+					r.recipe.Check = configs.Check{Within: configs.Duration(time.Second), Proof: configs.NoProof}
+				})
+				got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
+				if got.Outcome != records.Pass || got.MessageSize != test.message || got.Retries != 0 {
+					t.Errorf("%s %s %s, messages of %d bytes, want %d; %d repeated", got.Outcome, got.FailureCode, got.Detail, got.MessageSize, test.message, got.Retries)
+				}
+				detail := stepOf(t, got, StepIdentify).Detail
+				if test.note == "" && strings.Contains(detail, "recipe") || !strings.Contains(detail, test.note) {
+					t.Errorf("the identification says %q", detail)
+				}
+			})
+		})
+	}
+}
