@@ -14,7 +14,7 @@ import (
 
 // CSVSchemaVersion is the first column of every row of [WriteCSV]. It rises
 // when a column is added, removed or changes its meaning.
-const CSVSchemaVersion = 2
+const CSVSchemaVersion = 3
 
 // exported is a record as other programs see it. The names and their order are
 // a promise: names are only ever added, at the end of their block.
@@ -67,6 +67,9 @@ type exported struct {
 	PolicyWhy       string          `json:"policy_why"`
 	Proof           string          `json:"proof"`
 	FurtherImages   []exportedImage `json:"further_images"`
+	UploadMode      string          `json:"upload_mode"`
+	UploadRewinds   int             `json:"upload_rewinds"`
+	UploadRate      int64           `json:"upload_bytes_per_s"`
 	Steps           []exportedStep  `json:"steps"`
 }
 
@@ -128,6 +131,7 @@ func export(rec Record) exported {
 		ms := r.Duration.Milliseconds()
 		e.DurationMS = &ms
 	}
+	e.UploadMode, e.UploadRewinds, e.UploadRate = r.UploadMode, r.UploadRewinds, r.UploadRate
 	e.Policy, e.PolicyRow, e.PolicyWhy, e.Proof = r.Policy, r.PolicyRow, r.PolicyWhy, r.Proof
 	for _, s := range r.Steps {
 		e.Steps = append(e.Steps, exportedStep{
@@ -187,6 +191,7 @@ func csvColumns() []string {
 		"device_hash", "device_version", "prev_hash", "target", "chunk_size", "message_size", "bytes_sent", "retries",
 		"ended_at", "duration_ms",
 		"policy", "policy_row", "policy_why", "proof", "further_images",
+		"upload_mode", "upload_rewinds", "upload_bytes_per_s",
 	}
 }
 
@@ -227,7 +232,7 @@ func WriteCSV(w io.Writer, recs iter.Seq2[Record, error]) error {
 }
 
 func csvRow(e exported) []string {
-	row := make([]string, 0, 49)
+	row := make([]string, 0, len(csvColumns()))
 	text := func(cells ...string) {
 		for _, cell := range cells {
 			row = append(row, guard(cell))
@@ -264,7 +269,9 @@ func csvRow(e exported) []string {
 	} else {
 		text("")
 	}
-	text(e.Policy, e.PolicyRow, e.PolicyWhy, e.Proof, imagesCell(e.FurtherImages))
+	text(e.Policy, e.PolicyRow, e.PolicyWhy, e.Proof, imagesCell(e.FurtherImages), e.UploadMode)
+	number(int64(e.UploadRewinds))
+	number(e.UploadRate)
 	return row
 }
 

@@ -271,7 +271,7 @@ func TestJSONKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, o := range objects {
-		for _, key := range strings.Fields("attempt_id seq order unit_serial site outcome failure_code attempt_no image_hash device_hash image_version started_at duration_ms policy policy_row policy_why proof steps") {
+		for _, key := range strings.Fields("attempt_id seq order unit_serial site outcome failure_code attempt_no image_hash device_hash image_version started_at duration_ms policy policy_row policy_why proof upload_mode upload_rewinds upload_bytes_per_s steps") {
 			if _, ok := o[key]; !ok {
 				t.Errorf("record %d has no %s", i, key)
 			}

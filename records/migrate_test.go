@@ -78,8 +78,11 @@ func loadDump(t *testing.T, name string) string {
 	return path
 }
 
-// What version 2 shows of a result of version 1 that is new.
-const newColumns = ` policy="" policy_row="" policy_why="" proof=""`
+// What versions 2 and 3 show that is new of a result of the version before.
+const (
+	newIn2 = ` policy="" policy_row="" policy_why="" proof=""`
+	newIn3 = ` upload_mode="" upload_rewinds="0" upload_bytes_per_s="0"`
+)
 
 // The columns of the view records in version 1: queries of others rely on their order.
 const viewOfV1 = "n attempt_id station seq host boot_id fixture site cycle_id order_id unit_serial serial_source operator " +
@@ -87,10 +90,16 @@ const viewOfV1 = "n attempt_id station seq host boot_id fixture site cycle_id or
 	"image_hash image_size software_version config_sha256 port baud started_at outcome finish_no failure_code failed_step " +
 	"detail next_step device_hash device_version prev_hash target chunk_size message_size bytes_sent retries ended_at duration_ms"
 
-// testdata/v1.sql is a database as version 1 left it, with its schema as it
-// was then. It is never made anew: files like it lie in factories.
+// testdata/v1.sql and v2.sql are databases as those versions left them, with the
+// schema as it was then. They are never made anew: files like them lie in factories.
 func TestOldDatabaseOpens(t *testing.T) {
-	path := loadDump(t, "testdata/v1.sql")
+	for file, added := range map[string]string{"v1.sql": newIn2 + newIn3, "v2.sql": newIn3} {
+		t.Run(file, func(t *testing.T) { oldDatabaseOpens(t, file, added) })
+	}
+}
+
+func oldDatabaseOpens(t *testing.T, file, added string) {
+	path := loadDump(t, filepath.Join("testdata", file))
 	_, err := OpenReadOnly(t.Context(), path)
 	plain(t, err, Older, path)
 	before := dumpRows(t, raw(t, path))
@@ -99,19 +108,21 @@ func TestOldDatabaseOpens(t *testing.T) {
 	var outcomes []string
 	for _, rec := range all(t, s.Reader, Filter{}) {
 		outcomes = append(outcomes, fmt.Sprintf("%d %s %s", rec.Seq, rec.UnitSerial, rec.Outcome()))
-		if rec.Further != nil {
+		several := file == "v2.sql" && rec.Seq == 2
+		if several != (len(rec.Further) == 2) {
 			t.Errorf("record %d has further images %v", rec.Seq, rec.Further)
 		}
-		if r := rec.Result; r != nil && (r.Further != nil || r.Policy+r.PolicyRow+r.PolicyWhy+r.Proof != "") {
-			t.Errorf("record %d knows what version 1 did not: %+v", rec.Seq, r)
+		if r := rec.Result; r != nil && (len(r.Further) != len(rec.Further) || several != (r.Policy+r.PolicyRow+r.PolicyWhy+r.Proof != "") ||
+			r.UploadMode != "" || r.UploadRewinds != 0 || r.UploadRate != 0) {
+			t.Errorf("record %d knows what its version did not: %+v", rec.Seq, r)
 		}
 	}
 	if got, want := strings.Join(outcomes, ", "), "1 SN1 FAIL, 2 SN1 PASS, 3 SN2 RUNNING"; got != want {
 		t.Errorf("records %s, want %s", got, want)
 	}
-	// The columns of version 2 are there, empty, and nothing else is different.
+	// The newer columns are there, empty, and nothing else is different.
 	after := dumpRows(t, raw(t, path))
-	if !strings.Contains(after, newColumns) || strings.ReplaceAll(after, newColumns, "") != before {
+	if !strings.Contains(after, added) || strings.ReplaceAll(after, added, "") != before {
 		t.Errorf("rows changed:\n%s\nwere:\n%s", after, before)
 	}
 	rows, err := s.db.Query("SELECT * FROM records")
@@ -120,7 +131,7 @@ func TestOldDatabaseOpens(t *testing.T) {
 	}
 	columns, err := rows.Columns()
 	rows.Close()
-	if got, want := strings.Join(columns, " "), viewOfV1+" policy policy_row policy_why proof"; err != nil || got != want {
+	if got, want := strings.Join(columns, " "), viewOfV1+" policy policy_row policy_why proof upload_mode upload_rewinds upload_bytes_per_s"; err != nil || got != want {
 		t.Errorf("the view has the columns\n%s, %v, want\n%s", got, err, want)
 	}
 
@@ -163,8 +174,11 @@ func TestSchemaIsTheSameEitherWay(t *testing.T) {
 		}
 		return b.String()
 	}
-	if fresh, old := schema(filepath.Join(t.TempDir(), "r.db")), schema(loadDump(t, "testdata/v1.sql")); fresh != old {
-		t.Errorf("a fresh database has\n%s\nan old one has\n%s", fresh, old)
+	fresh := schema(filepath.Join(t.TempDir(), "r.db"))
+	for _, file := range []string{"testdata/v1.sql", "testdata/v2.sql"} {
+		if old := schema(loadDump(t, file)); fresh != old {
+			t.Errorf("a fresh database has\n%s\none of %s has\n%s", fresh, file, old)
+		}
 	}
 }
 

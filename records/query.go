@@ -389,6 +389,7 @@ const selectRecords = `SELECT a.n,
 	coalesce(r.target, ''), coalesce(r.chunk_size, 0), coalesce(r.message_size, 0), coalesce(r.bytes_sent, 0),
 	coalesce(r.retries, 0), coalesce(r.ended_at, a.started_at), coalesce(r.duration_ms, 0),
 	coalesce(r.policy, ''), coalesce(r.policy_row, ''), coalesce(r.policy_why, ''), coalesce(r.proof, ''),
+	coalesce(r.upload_mode, ''), coalesce(r.upload_rewinds, 0), coalesce(r.upload_bytes_per_s, 0),
 	(SELECT json_group_array(json_object('Name', name, 'StartMS', start_ms, 'TookMS', duration_ms,
 		'Outcome', outcome, 'Retries', retries, 'Bytes', bytes, 'Detail', detail) ORDER BY ordinal)
 		FROM steps WHERE attempt = a.n),
@@ -417,6 +418,7 @@ func scanRecord(row row) (n int64, rec Record, err error) {
 		&r.Target, &r.ChunkSize, &r.MessageSize, &r.BytesSent,
 		&r.Retries, &ended, &durationMS,
 		&r.Policy, &r.PolicyRow, &r.PolicyWhy, &r.Proof,
+		&r.UploadMode, &r.UploadRewinds, &r.UploadRate,
 		&steps, &images, &reports)
 	if err != nil {
 		return 0, Record{}, err

@@ -180,7 +180,11 @@ type Result struct {
 	ChunkSize   int   // image bytes per upload request
 	MessageSize int   // largest message the target takes, bytes
 	BytesSent   int64 // image bytes, repeated ones included
-	Retries     int   // of single requests
+	Retries     int   // of single requests: those of the upload that were sent again
+
+	UploadMode    string // the way of sending that the upload ended in, "stop-and-wait", "overlapped" or "window"; empty if nothing was sent
+	UploadRewinds int    // how often a faster way was given up
+	UploadRate    int64  // image bytes that the device took in a second of the uploads alone, 0 if nothing was sent
 
 	EndedAt  time.Time     // kept to the millisecond, UTC; zero means when it was finished
 	Duration time.Duration // from a monotonic clock, kept to the millisecond; unknown, thus 0, when Interrupted

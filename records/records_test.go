@@ -119,7 +119,7 @@ func newAttempt(serial string) Attempt {
 func passed() Result {
 	return Result{
 		Outcome: Pass, DeviceHash: testImage.Hash, DeviceVersion: testImage.Version, Target: Bootloader,
-		ChunkSize: 400, MessageSize: 512, BytesSent: 22, Retries: 1, Duration: 41500 * time.Millisecond,
+		ChunkSize: 400, MessageSize: 512, BytesSent: 22, Retries: 1, UploadMode: "overlapped", UploadRewinds: 2, UploadRate: 6512, Duration: 41500 * time.Millisecond,
 		Steps: []Step{
 			{Name: "enter recovery", Duration: 300 * time.Millisecond, Outcome: Pass},
 			{Name: "upload", Start: 300 * time.Millisecond, Duration: 40 * time.Second, Outcome: Pass, Retries: 1, Bytes: 22},

@@ -29,8 +29,8 @@ func TestAppendOnly(t *testing.T) {
 		"UPDATE results SET detail = detail",
 		"UPDATE OR REPLACE results SET finish_no = 7",
 		"DELETE FROM results",
-		"INSERT OR REPLACE INTO results SELECT finish_no, attempt, 'FAIL', 'X', '', 'x', '', '', '', '', '', 0, 0, 0, 0, ended_at, 0, '', '', '', '' FROM results",
-		"INSERT OR REPLACE INTO results SELECT 2, attempt, 'FAIL', 'X', '', 'x', '', '', '', '', '', 0, 0, 0, 0, ended_at, 0, '', '', '', '' FROM results",
+		"INSERT OR REPLACE INTO results SELECT finish_no, attempt, 'FAIL', 'X', '', 'x', '', '', '', '', '', 0, 0, 0, 0, ended_at, 0, '', '', '', '', '', 0, 0 FROM results",
+		"INSERT OR REPLACE INTO results SELECT 2, attempt, 'FAIL', 'X', '', 'x', '', '', '', '', '', 0, 0, 0, 0, ended_at, 0, '', '', '', '', '', 0, 0 FROM results",
 		"UPDATE results SET policy_why = 'because'",
 		"UPDATE attempts SET unit_serial = 'SN9'",
 		"DELETE FROM attempts WHERE attempt_id = '" + running.ID + "'",
@@ -238,7 +238,7 @@ func TestEveryImageIsProven(t *testing.T) {
 			case "pass":
 				allowed := !done && maps.Equal(images, reports)
 				try(allowed, insert.Draw(rt, "insert")+` INTO results SELECT max(finish_no) + 1, ?, 'PASS', '', '', '', '', ?, '', '', '', 0, 0, 0, 0,
-					'2026-11-22T08:00:03.702Z', 1, '', '', '', '' FROM (SELECT finish_no FROM results UNION SELECT 0)`, n, right)
+					'2026-11-22T08:00:03.702Z', 1, '', '', '', '', '', 0, 0 FROM (SELECT finish_no FROM results UNION SELECT 0)`, n, right)
 				if allowed {
 					done = true
 					passes++

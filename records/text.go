@@ -167,6 +167,9 @@ func WriteAttempt(w io.Writer, rec Record) error {
 			field("proof", "%s", r.Proof)
 		}
 		field("transfer", "%d bytes in chunks of %d, messages up to %d bytes, requests repeated: %d", r.BytesSent, r.ChunkSize, r.MessageSize, r.Retries)
+		if r.UploadMode != "" {
+			field("", "%s, %d bytes/s, a faster way given up: %d", r.UploadMode, r.UploadRate, r.UploadRewinds)
+		}
 	}
 	field("station", "software %s on host %s", dash(rec.SoftwareVersion), rec.Host)
 	field("", "start %s, station file sha256 %s", rec.BootID, dash(rec.ConfigSHA256))

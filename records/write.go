@@ -245,11 +245,13 @@ func (s *Store) insertResult(tx *sql.Tx, what string, attempt int64, durationMS 
 	_, err := tx.Exec(`INSERT INTO results (
 			finish_no, attempt, outcome, failure_code, failed_step, detail, next_step,
 			device_hash, device_version, prev_hash, target, chunk_size, message_size,
-			bytes_sent, retries, ended_at, duration_ms, policy, policy_row, policy_why, proof
-		) VALUES ((SELECT coalesce(max(finish_no), 0) + 1 FROM results), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			bytes_sent, retries, ended_at, duration_ms, policy, policy_row, policy_why, proof,
+			upload_mode, upload_rewinds, upload_bytes_per_s
+		) VALUES ((SELECT coalesce(max(finish_no), 0) + 1 FROM results), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		attempt, r.Outcome, r.FailureCode, r.FailedStep, r.Detail, r.NextStep,
 		r.DeviceHash, r.DeviceVersion, r.PrevHash, r.Target, r.ChunkSize, r.MessageSize,
-		r.BytesSent, r.Retries, formatTime(r.EndedAt), durationMS, r.Policy, r.PolicyRow, r.PolicyWhy, r.Proof)
+		r.BytesSent, r.Retries, formatTime(r.EndedAt), durationMS, r.Policy, r.PolicyRow, r.PolicyWhy, r.Proof,
+		r.UploadMode, r.UploadRewinds, r.UploadRate)
 	if err != nil {
 		return rowError(what, err)
 	}

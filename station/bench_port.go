@@ -76,10 +76,9 @@ func (p *benchPort) measure(ctx context.Context) (r benchReport, err error) {
 				ceiling = smp.ModeWindow
 			}
 			r.rate(int(s.Bytes), s.Duration, b.least(int(s.Bytes), ceiling, p.window))
-			r.Mode = string(modeOf(s))
 		}
 	}
-	r.Resends = res.Retries
+	r.Mode, r.Resends = res.UploadMode, res.Retries
 	switch res.Outcome {
 	case records.Pass:
 		return r, nil

@@ -320,16 +320,6 @@ func (b *benchRun) order(ctx context.Context, c benchCase, k *bench, r *benchRep
 	return r.add(c, summary)
 }
 
-// modeOf is how an attempt uploaded, which the detail of the step begins with.
-func modeOf(s records.Step) smp.UploadMode {
-	for _, m := range []smp.UploadMode{smp.ModeOverlapped, smp.ModeWindow} {
-		if strings.Contains(s.Detail, string(m)) {
-			return m
-		}
-	}
-	return smp.ModeStopAndWait
-}
-
 // add sums the units of an order up.
 func (r *benchReport) add(c benchCase, s line.Summary) error {
 	if len(s.Units) != c.sites {
@@ -348,7 +338,7 @@ func (r *benchReport) add(c benchCase, s line.Summary) error {
 			sums[step.Name] += step.Duration
 			if step.Name == line.StepUpload {
 				r.Rate += float64(step.Bytes) / step.Duration.Seconds()
-				if m := string(modeOf(step)); r.Mode == "" {
+				if m := u.Result.UploadMode; r.Mode == "" {
 					r.Mode = m
 				} else if r.Mode != m {
 					r.Mode = "mixed"

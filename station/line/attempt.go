@@ -151,12 +151,14 @@ type attempt struct {
 	facts    Facts
 	plan     Decision
 	loads    []*load
-	pending  bool     // a foreign image is marked to replace what was written
-	swapped  bool     // and was let swap
-	window   int      // requests that an application takes at once, 0 if it does not tell
-	unproven *Failure // why the bootloader's list proves nothing
-	once     bool     // the site cannot bring the board into recovery again
-	answers  bool     // the application has answered since the restart
+	pending  bool          // a foreign image is marked to replace what was written
+	swapped  bool          // and was let swap
+	taken    int           // image bytes that the board has taken
+	sending  time.Duration // the uploads alone
+	window   int           // requests that an application takes at once, 0 if it does not tell
+	unproven *Failure      // why the bootloader's list proves nothing
+	once     bool          // the site cannot bring the board into recovery again
+	answers  bool          // the application has answered since the restart
 	proof    []string
 }
 
@@ -328,6 +330,9 @@ func (a *attempt) end(failure *Failure) records.Result {
 		}
 	}
 	r.Policy, r.PolicyRow, r.PolicyWhy = string(a.plan.Policy), a.plan.Row, a.plan.Why
+	if a.sending > 0 {
+		r.UploadRate = int64(float64(a.taken) / a.sending.Seconds())
+	}
 	r.Duration = time.Since(a.start)
 	r.Outcome = records.Pass
 	if failure == nil {

@@ -290,6 +290,9 @@ func (a *attempt) upload(ctx context.Context, s *records.Step) error {
 		s.Retries += r.Resends
 		a.result.BytesSent += int64(r.Bytes)
 		a.result.Retries += r.Resends
+		a.result.UploadMode = string(r.Mode)
+		a.result.UploadRewinds += r.Rewinds
+		a.taken, a.sending = a.taken+r.Sent, a.sending+r.Elapsed
 		a.result.ChunkSize = max(a.result.ChunkSize, r.ChunkSize)
 		if err != nil {
 			if len(a.loads) > 1 {

@@ -73,3 +73,26 @@ func TestLineBuffers(t *testing.T) {
 		})
 	}
 }
+
+// TestUploadInRecord: how the image was sent stands in fields of the record.
+func TestUploadInRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2, func(site int, o *sim.Options) {
+			if site == 2 {
+				o.Build.LineBuffers = 2 // and nobody tells the station
+			}
+		}, nil)
+		good := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
+		s := stepOf(t, good, StepUpload)
+		want := float64(s.Bytes) / s.Duration.Seconds()
+		if got := float64(good.UploadRate); good.UploadMode != "overlapped" || good.UploadRewinds != 0 || got < 0.98*want || got > 1.02*want {
+			t.Errorf("%q, %d rewinds, %.0f bytes/s of some %.0f", good.UploadMode, good.UploadRewinds, got, want)
+		}
+		if kept := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil); kept.Outcome != records.Pass || kept.UploadMode != "" || kept.UploadRate != 0 {
+			t.Errorf("nothing was sent, and yet: %s, %q, %d bytes/s", kept.Outcome, kept.UploadMode, kept.UploadRate)
+		}
+		if small := r.job.Flash(t.Context(), r.fixture.Sites()[1], nil); small.Outcome != records.Pass || small.UploadRewinds == 0 || small.UploadRate <= 0 {
+			t.Errorf("two line buffers: %s, %d rewinds, %d bytes/s", small.Outcome, small.UploadRewinds, small.UploadRate)
+		}
+	})
+}
