@@ -74,7 +74,14 @@ command flash does it, whatever it holds, and started. Its flash times are not
 known, so that ceiling_share is of framing and answers alone, unless --part
 names one that the simulator has.
 
+--baud auto looks for the speed of that board without writing to it: from 3000000
+down to 9600 it asks, and where something answers it sends 30 messages as long as
+the board takes, until none is lost. The speed of MCUboot is compiled in, so that
+one speed answers, or none; a plug that joins TX and RX sends back what it gets at
+every speed, and so shows what adapter and cable can do.
+
   station bench --case nRF52840-115200-automatic
+  station bench --port /dev/ttyACM0 --baud auto
   station bench --port /dev/ttyACM0 --baud 115200 --image app.signed.bin --format json
 
 Exit codes: 0 measured, 1 a board failed, 2 bad input, 3 station or port fault.`,
@@ -91,10 +98,10 @@ Exit codes: 0 measured, 1 a board failed, 2 bad input, 3 station or port fault.`
 			}
 			if connected.port != "" {
 				r, err := connected.measure(ctx)
-				if err != nil {
+				if err != nil && len(r.Speeds) == 0 {
 					return err
 				}
-				return printBench(out, format, true, []benchReport{r})
+				return errors.Join(printBench(out, format, true, []benchReport{r}), err)
 			}
 			chosen, err := chooseCases(name, all)
 			if err != nil {
@@ -133,7 +140,7 @@ Exit codes: 0 measured, 1 a board failed, 2 bad input, 3 station or port fault.`
 	fl.StringVar(&format, "format", "text", "text or json")
 	fl.BoolVar(&phases, "phases", false, "the time of each step too")
 	fl.StringVar(&connected.port, "port", "", "serial port of a connected board, a `path`")
-	fl.IntVar(&connected.baud, "baud", 115200, "speed of that port in bits per second")
+	fl.StringVar(&connected.speed, "baud", "115200", "speed of that port in bits per second, or auto to find it")
 	fl.BoolVar(&connected.usb, "usb", false, "that port is the board's own and comes and goes with its firmware")
 	fl.StringVar(&connected.image, "image", "", "signed image `file` to flash that board with")
 	fl.StringVar(&connected.key, "key", "", "public key `file` to check the signature with first")
@@ -161,8 +168,10 @@ type benchReport struct {
 	Resends int          `json:"resends"`
 	Phases  []benchPhase `json:"phases"`
 	// Of a connected board.
-	RoundTrip float64 `json:"round_trip_s,omitempty"`
-	Message   int     `json:"message_size,omitempty"`
+	RoundTrip float64      `json:"round_trip_s,omitempty"`
+	Message   int          `json:"message_size,omitempty"`
+	Speeds    []benchSpeed `json:"speeds,omitempty"` // with --baud auto, in the order tried
+	Advice    string       `json:"advice,omitempty"` // how to make its adapter faster
 }
 
 // round leaves the digits that mean something.
@@ -307,6 +316,12 @@ func printBench(out io.Writer, format string, phases bool, reports []benchReport
 		fmt.Fprintf(&b, "\n%s: %s\n", r.Case, strings.Join(parts, ", "))
 		if r.RoundTrip > 0 {
 			fmt.Fprintf(&b, "round trip %.1f ms, messages of up to %d bytes\n", 1000*r.RoundTrip, r.Message)
+		}
+		if len(r.Speeds) > 0 {
+			printSpeeds(&b, r)
+		}
+		if r.Advice != "" {
+			fmt.Fprintf(&b, "\n%s\n", r.Advice)
 		}
 	}
 	_, err := out.Write(b.Bytes())

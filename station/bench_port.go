@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"flashline/configs"
@@ -19,6 +20,7 @@ import (
 // benchPort is one connected board to be measured.
 type benchPort struct {
 	port, image, key, part string
+	speed                  string // as given: a number or auto
 	baud                   int
 	usb                    bool
 	wait                   time.Duration
@@ -30,10 +32,16 @@ const roundTrips = 15
 
 // measure looks at the board, and flashes it if there is an image.
 func (p *benchPort) measure(ctx context.Context) (r benchReport, err error) {
-	r = benchReport{Case: filepath.Base(p.port), Baud: p.baud, Sites: 1, Phases: []benchPhase{}}
+	r = benchReport{Case: filepath.Base(p.port), Sites: 1, Phases: []benchPhase{}}
 	part := sim.Part{SectorSize: 1, WriteSize: 1, NoErase: true}
-	if p.baud <= 0 {
-		return r, badInput(fmt.Errorf("--baud is %d: give the speed of the port", p.baud))
+	auto := p.speed == "auto"
+	if !auto {
+		if p.baud, err = strconv.Atoi(p.speed); err != nil || p.baud <= 0 {
+			return r, badInput(fmt.Errorf("--baud is %q: give the speed of the port, or auto", p.speed))
+		}
+		r.Baud = p.baud
+	} else if p.usb {
+		return r, badInput(errors.New("--baud auto is not for --usb: a board's own port has no speed"))
 	}
 	if p.part != "" {
 		known, err := sim.PartByName(p.part)
@@ -59,6 +67,14 @@ func (p *benchPort) measure(ctx context.Context) (r benchReport, err error) {
 	}
 	m := startMeter()
 	defer func() { r.CPU, r.Wall, r.RSS = m.stop() }()
+	if auto {
+		if err := p.findBaud(ctx, &r); err != nil {
+			return r, portError(err)
+		}
+		if r.Speeds[len(r.Speeds)-1].Answered == "loop" {
+			return r, nil
+		}
+	}
 	target, err := p.probe(ctx, &r)
 	if err != nil || job == nil {
 		return r, err
@@ -88,6 +104,14 @@ func (p *benchPort) measure(ctx context.Context) (r benchReport, err error) {
 	return r, failed(fmt.Errorf("%s: %s %s", res.FailureCode, res.Detail, res.NextStep))
 }
 
+// portError makes a failure to use the port one of the station and not the board.
+func portError(err error) error {
+	if _, bad := errors.AsType[*fixtures.PortError](err); bad {
+		return &exitError{exitFault, errors.Unwrap(err)}
+	}
+	return err
+}
+
 // probe measures what can be measured without writing to the board.
 func (p *benchPort) probe(ctx context.Context, r *benchReport) (smp.Target, error) {
 	site := &manualSite{port: p.port, baud: p.baud, wait: p.wait, usb: p.usb}
@@ -98,11 +122,9 @@ func (p *benchPort) probe(ctx context.Context, r *benchReport) (smp.Target, erro
 		client, target, err = site.Enter(ctx, fixtures.Entry{}, nil)
 		return err
 	}); err != nil {
-		if _, bad := errors.AsType[*fixtures.PortError](err); bad {
-			return 0, &exitError{exitFault, errors.Unwrap(err)}
-		}
-		return 0, err
+		return 0, portError(err)
 	}
+	r.Advice = site.advice
 	if err := r.phase(ctx, "round trips", func(ctx context.Context) error {
 		var all []time.Duration
 		for range roundTrips {

@@ -3,12 +3,18 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/creack/pty"
 
 	"flashline/fixtures/sim"
 	"flashline/smp"
@@ -177,5 +183,95 @@ func TestBenchJSON(t *testing.T) {
 	}
 	if got[0]["wire_share"] != 0.1235 || got[0]["payload_bytes_per_s"] != 1235.0 {
 		t.Errorf("not rounded: %v", got[0])
+	}
+}
+
+// TestBenchBaudAutoLoop: TX joined with RX shows what the line can do, and no port
+// is told apart from one that does not know a speed.
+func TestBenchBaudAutoLoop(t *testing.T) {
+	t.Parallel()
+	master, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	looped := make(chan struct{})
+	go func() {
+		defer close(looped)
+		io.Copy(master, master) // until nobody has the other end
+	}()
+	defer func() { tty.Close(); <-looped; master.Close() }()
+	r, err := (&benchPort{port: tty.Name(), speed: "auto"}).measure(t.Context())
+	if err != nil || len(r.Speeds) != 1 || r.Baud != 3_000_000 || r.Speeds[0].Answered != "loop" || r.Speeds[0].Probes != speedProbes || r.Speeds[0].Lost != 0 {
+		t.Errorf("%d baud, %v, %+v", r.Baud, err, r.Speeds)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, err = (&benchPort{port: file, speed: "auto"}).measure(t.Context())
+	if e, ok := errors.AsType[*exitError](err); !ok || e.code != exitFault || len(r.Speeds) != 0 {
+		t.Errorf("a file: %v, %+v", err, r.Speeds)
+	}
+	for _, p := range []benchPort{{port: file, speed: "fast"}, {port: file, speed: "0"}, {port: file, speed: "auto", usb: true}} {
+		if _, err := p.measure(t.Context()); err == nil || !strings.Contains(err.Error(), "--baud") {
+			t.Errorf("%+v: %v", p, err)
+		}
+	}
+}
+
+// TestBenchBaudAuto: the fastest speed at which a board loses nothing is found,
+// and nothing is written to it.
+func TestBenchBaudAuto(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		baud  int
+		fault sim.Fault
+		want  int // 0 for none
+		asked int // speeds
+	}{
+		{"one speed", 460800, sim.Fault{}, 460800, 5},
+		{"any speed", sim.Unlimited, sim.Fault{}, 3_000_000, 1},
+		{"bad line", 460800, sim.Fault{Kind: sim.FaultCorrupt, Value: 0.003}, 0, 11},
+		{"dead", 460800, sim.Fault{Kind: sim.FaultSilent}, 0, 11},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			boards, err := sim.NewBench(t.TempDir(), 1, func(int) sim.Options {
+				return sim.Options{Baud: tt.baud, Fault: tt.fault, Seed: 1, Build: sim.BuildOptions{NoApplication: true}}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer boards.Close()
+			b := boards.Board(1)
+			if err := powerCycle(b, true); err != nil {
+				t.Fatal(err)
+			}
+			awaitBoot(t.Context(), b)
+			before := b.Slot(0)
+			r, err := (&benchPort{port: b.Port(), speed: "auto"}).measure(t.Context())
+			if (err == nil) != (tt.want > 0) || r.Baud != tt.want || len(r.Speeds) != tt.asked {
+				t.Fatalf("%d baud, %v, after %+v", r.Baud, err, r.Speeds)
+			}
+			var out bytes.Buffer
+			if err := printBench(&out, "text", true, []benchReport{r}); err != nil {
+				t.Fatal(err)
+			}
+			end := "fastest speed without errors: none\n"
+			if tt.want > 0 {
+				end = fmt.Sprintf("fastest speed without errors: %d\n", tt.want)
+				s := r.Speeds[len(r.Speeds)-1]
+				if s.Answered != "bootloader" || s.Message != 1020 || s.Probes != speedProbes || s.Lost != 0 {
+					t.Errorf("%+v", s)
+				}
+			}
+			if !strings.HasSuffix(out.String(), end) {
+				t.Errorf("printed %s", out.String())
+			}
+			if !bytes.Equal(b.Slot(0), before) {
+				t.Error("the board was written to")
+			}
+		})
 	}
 }

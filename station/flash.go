@@ -127,6 +127,7 @@ type manualSite struct {
 	wait   time.Duration
 	usb    bool
 	client *smp.Client
+	advice string // what the port said could be better
 }
 
 func (m *manualSite) Off(context.Context) error { return nil }
@@ -156,7 +157,12 @@ func (m *manualSite) open(ctx context.Context, text func([]byte), within time.Du
 	for {
 		p, err := fixtures.OpenPort(m.port, fixtures.Mode{Baud: m.baud})
 		if err == nil {
-			m.client = smp.NewClient(p, smp.Options{Baud: m.baud, Text: text})
+			m.advice = p.Advice()
+			wire := m.baud
+			if m.usb {
+				wire = 0 // that of a USB port means nothing
+			}
+			m.client = smp.NewClient(p, smp.Options{Baud: wire, Text: text})
 			return nil
 		}
 		if !m.usb {
