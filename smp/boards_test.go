@@ -212,7 +212,7 @@ func TestOverlapOnBoards(t *testing.T) {
 
 // Buffers and lines beyond the default, on a bootloader built with them.
 func TestLargerBuffers(t *testing.T) {
-	data := bytesOf(128 << 10)
+	data := bytesOf(256 << 10)
 	o := sim.Options{Part: sim.NRF54L15(), Baud: 115200, Build: sim.BuildOptions{ReceiveSize: 4096, LineBuffers: 32, LineLength: 512, Params: true}}
 	var rates [3]float64
 	for i, up := range []smp.UploadOptions{

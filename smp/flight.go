@@ -294,8 +294,8 @@ func (u *upload) fill() error {
 		return nil
 	}
 	u.out, u.nudge = u.out[:0], false
-	if u.n == 0 && u.test.total > 0 && u.test.mode == ModeWindow && time.Now().Before(u.free) {
-		return nil // the line feed that comes next must find a line buffer
+	if u.n == 0 && u.held() {
+		return nil
 	}
 	alone := u.n == 0
 	for u.n < u.depth() {
@@ -400,8 +400,8 @@ func (u *upload) await(ctx context.Context) (answer, event, error) {
 		end = u.flights[0].left.Add(u.flights[0].timeout)
 	case u.writing: // the last answer has overtaken the end of a write
 		end = u.free.Add(u.opts.ChunkTimeout)
-	default: // the questions of a test are to leave the line first
-		end = u.free
+	default:
+		end = u.test.hold
 	}
 	u.timer.Reset(time.Until(end))
 	var hand chan<- write // while there is something to hand over
@@ -516,6 +516,9 @@ func (u *upload) answered(a answer) error {
 	}
 	u.tries, u.stalls = 0, 0
 	u.progress()
+	if u.test.total > 0 && u.off == u.test.until {
+		u.waitForTest()
+	}
 	if f.end == u.off && (late || i == 0) {
 		u.pace.note(f.off, f.end, now.Sub(f.left))
 		if f.early {
