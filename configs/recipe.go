@@ -155,6 +155,9 @@ type Image struct {
 	// (CONFIG_BOOT_LINE_BUFS), 2 to 128; 0 is MCUboot's 8. One less may be sent
 	// ahead of an answer.
 	LineBuffers int `toml:"line_buffers"`
+	// SendAhead is whether the next chunk may set out before the board has
+	// answered to the one before it: AheadAuto.
+	SendAhead SendAhead `toml:"send_ahead"`
 	// Rewrite sends the image also to a board that already reports it as its
 	// own; else such a board is only verified and started: false. Through an
 	// application a board that runs the image is never sent it again.
@@ -166,6 +169,24 @@ type Image struct {
 	// KeyPEM is the content of Key, nil without one.
 	KeyPEM []byte `toml:"-"`
 }
+
+// SendAhead says whether chunks may set out before the one before is answered.
+type SendAhead string
+
+// The ways to send.
+const (
+	// AheadAuto sends ahead where a test on the very board, in each upload, has
+	// shown that nothing is lost.
+	AheadAuto SendAhead = "auto"
+	// AheadProven leaves out that test, for a product on which sending ahead has
+	// been proven before. A board that loses something all the same is sent one
+	// chunk at a time, and tested before more.
+	AheadProven SendAhead = "proven"
+	// AheadNever sends one chunk at a time.
+	AheadNever SendAhead = "never"
+)
+
+var sendAheads = []SendAhead{AheadAuto, AheadProven, AheadNever}
 
 // Timeouts are how long the station waits for what a board must do.
 type Timeouts struct {
@@ -309,8 +330,12 @@ func decodeRecipe(doc *document, dir string) *Recipe {
 		img.Path.resolve(dir)
 		img.Key.resolve(dir)
 		img.SHA256 = strings.ToLower(img.SHA256)
-		if at := fmt.Sprintf("image[%d].", i); !doc.has(at + "write_size") {
+		at := fmt.Sprintf("image[%d].", i)
+		if !doc.has(at + "write_size") {
 			img.WriteSize = defaultWriteSize
+		}
+		if !doc.has(at + "send_ahead") {
+			img.SendAhead = AheadAuto
 		}
 	}
 	r.check(doc)

@@ -226,6 +226,9 @@ func (img *Image) check(d *document, at string) {
 	if img.LineBuffers != 0 {
 		d.number(at+".line_buffers", img.LineBuffers, minLineBufs, maxLineBufs, "write the CONFIG_BOOT_LINE_BUFS of the bootloader, or 0 for 8")
 	}
+	if !slices.Contains(sendAheads, img.SendAhead) {
+		d.refuse(at+".send_ahead", choose(sendAheads), "there is no send_ahead %s", quote(string(img.SendAhead)))
+	}
 	if !d.has(at + ".key") {
 		d.warn(at, `add key = "…" with the public key of the product`, "the image has no key, so its signature is not verified before it is flashed")
 	}

@@ -210,6 +210,26 @@ func TestOverlapOnBoards(t *testing.T) {
 	}
 }
 
+// Told that sending ahead is proven, the test is left out; where that was wrong
+// the loss shows, and the test is made before more.
+func TestOverlapProven(t *testing.T) {
+	data := bytesOf(128 << 10)
+	for _, tt := range []struct {
+		part    sim.Part
+		mode    smp.UploadMode
+		rewinds int
+	}{{sim.NRF54L15(), smp.ModeOverlapped, 0}, {sim.STM32F4(), smp.ModeStopAndWait, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			o := sim.Options{Part: tt.part, Baud: 1_000_000}
+			auto := send(t, o, data, smp.UploadOptions{MessageSize: 1020, Overlap: smp.OverlapAuto})
+			r := send(t, o, data, smp.UploadOptions{MessageSize: 1020, Overlap: smp.OverlapAuto, Proven: true})
+			if r.Mode != tt.mode || r.Rewinds != tt.rewinds || tt.rewinds == 0 && (r.TestsFailed > 0 || r.Elapsed >= auto.Elapsed) || tt.rewinds > 0 && r.TestsFailed == 0 {
+				t.Errorf("%s: %+v; tested, it took %s", tt.part.Name, r, auto.Elapsed)
+			}
+		})
+	}
+}
+
 // Buffers and lines beyond the default, on a bootloader built with them.
 func TestLargerBuffers(t *testing.T) {
 	data := bytesOf(256 << 10)

@@ -133,21 +133,40 @@ func (u *upload) choose() {
 	if u.test.due || u.settled < u.due || u.trials <= 0 || u.result.Rewinds >= maxRewinds || u.pace.usual == 0 {
 		return
 	}
+	if u.test.mode = u.faster(); u.test.mode == ModeStopAndWait {
+		return
+	}
+	if u.opts.Proven && u.result.Rewinds == 0 {
+		u.goOver()
+		return
+	}
+	u.test.due = true
+}
+
+// faster is the mode that comes into question for the rest of an upload. It sets
+// how far it would go ahead.
+func (u *upload) faster() UploadMode {
 	chunk := u.chunk(u.off)
 	switch {
-	case u.opts.Window > 1 && (u.pace.stops() || u.off <= commonSector+chunk):
 	case u.opts.Window > 1:
+		if u.pace.stops() || u.off <= commonSector+chunk {
+			return ModeStopAndWait
+		}
 		// More than cover the time in which the device is at work gain nothing.
 		u.window = min(u.opts.Window, int(u.pace.usual/max(u.c.lineTime(u.frame.size(chunk)), 1))+2)
-		u.test.mode, u.test.due = ModeWindow, true
+		return ModeWindow
 	case u.opts.Overlap != OverlapAuto || u.c.opts.Baud <= 0:
+		return ModeStopAndWait
 	case u.pace.sector > 0 && u.pace.sector <= 2*chunk:
 		// It erases for about every chunk, and nothing could go ahead.
-	default:
-		u.test.mode, u.test.due = ModeOverlapped, true
-		u.test.ahead = u.linesAhead(chunk)
+		return ModeStopAndWait
 	}
+	u.test.ahead = u.linesAhead(chunk)
+	return ModeOverlapped
 }
+
+// goOver begins to send in the mode that was tested.
+func (u *upload) goOver() { u.mode, u.settled, u.ahead = u.test.mode, 0, u.test.ahead }
 
 // lineWork is what MCUboot's main loop takes for a line, about: of a burst at
 // USB speed its eight line buffers held nine lines and not ten.

@@ -122,7 +122,7 @@ func (u *upload) judge() {
 	came, all := t.total-len(t.open), len(t.open) == 0
 	u.endTest()
 	if all {
-		u.mode, u.settled, u.ahead = t.mode, 0, t.ahead
+		u.goOver()
 		return
 	}
 	u.result.TestsFailed++

@@ -50,6 +50,9 @@ type UploadOptions struct {
 	// is, and not on a device that erases as it goes. MCUboot has one buffer. With
 	// a window, Overlap is not looked at.
 	Window int
+	// Proven leaves out the self-test before Overlap or a Window is used, for a
+	// device of a kind that has passed it. After a loss it is made all the same.
+	Proven bool
 	// Encrypted says that the image is encrypted. A bootloader starts to
 	// decrypt on any request that meets the end of the upload, so the last
 	// chunk is then never sent twice and the position not asked for when it may

@@ -284,6 +284,12 @@ func (a *attempt) upload(ctx context.Context, s *records.Step) error {
 			sum := sha256.Sum256(l.fw.Data)
 			o.SHA, o.Encrypted = sum[:], false // it decrypts nothing: its bootloader will
 		}
+		switch l.fw.SendAhead {
+		case configs.AheadNever:
+			o.Overlap, o.Window = smp.OverlapOff, 1
+		case configs.AheadProven:
+			o.Proven = true
+		}
 		a.job.lessons.apply(l.fw.Number, &o)
 		r, err := a.client.Upload(ctx, l.fw.Data, o)
 		s.Bytes += int64(r.Sent)

@@ -28,6 +28,7 @@ type Firmware struct {
 	// As the recipe says; see configs.Image.
 	UploadNumber, SlotSize, SectorSize, WriteSize, MessageSize int
 	LineLength, LineBuffers                                    int
+	SendAhead                                                  configs.SendAhead
 	Rewrite                                                    bool
 }
 
@@ -101,7 +102,7 @@ func newFirmware(cfg *configs.Image, img *mcuboot.Image, key *mcuboot.PublicKey,
 		Data: img.Stripped(), Encrypted: img.Encrypted(), RAMLoad: img.Header.Flags&mcuboot.FlagRAMLoad != 0, Requires: img.Dependencies(),
 		UploadNumber: cfg.UploadNumber, SlotSize: cfg.SlotSize, SectorSize: cfg.SectorSize,
 		WriteSize: cfg.WriteSize, MessageSize: cfg.MessageSize,
-		LineLength: cfg.LineLength, LineBuffers: cfg.LineBuffers, Rewrite: cfg.Rewrite,
+		LineLength: cfg.LineLength, LineBuffers: cfg.LineBuffers, SendAhead: cfg.SendAhead, Rewrite: cfg.Rewrite,
 	}
 	sum := sha256.Sum256(cfg.Data)
 	fw.FileSHA256 = hex.EncodeToString(sum[:])

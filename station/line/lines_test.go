@@ -96,3 +96,18 @@ func TestUploadInRecord(t *testing.T) {
 		}
 	})
 }
+
+// TestSendAhead: what the recipe says of sending ahead is done.
+func TestSendAhead(t *testing.T) {
+	for how, mode := range map[configs.SendAhead]string{
+		configs.AheadAuto: "overlapped", configs.AheadProven: "overlapped", configs.AheadNever: "stop-and-wait",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, 1, nil, func(r *rig) { r.recipe.Images[0].SendAhead = how })
+			got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
+			if got.Outcome != records.Pass || got.UploadMode != mode {
+				t.Errorf("%s: %s, %s", how, got.Outcome, got.UploadMode)
+			}
+		})
+	}
+}
