@@ -65,7 +65,7 @@ func send(tb testing.TB, so sim.Options, data []byte, o smp.UploadOptions) smp.U
 	}
 	board, line := power(tb, so)
 	defer board.Close()
-	c := smp.NewClient(line, smp.Options{Baud: so.Baud})
+	c := smp.NewClient(line, smp.Options{Baud: so.Baud, Framing: framingOf(so)})
 	defer c.Close()
 	if _, err := c.AwaitTarget(tb.Context(), 200*time.Millisecond, 10*time.Second); err != nil {
 		tb.Fatal(err)
@@ -81,6 +81,31 @@ func send(tb testing.TB, so sim.Options, data []byte, o smp.UploadOptions) smp.U
 		tb.Error(v)
 	}
 	return r
+}
+
+// framingOf is how a board speaks.
+func framingOf(so sim.Options) smp.Framing {
+	if so.Build.Raw {
+		return smp.FramingRaw
+	}
+	return smp.FramingConsole
+}
+
+// rawCeiling is ceiling for a bootloader that takes bare messages of up to
+// message bytes, one after the other and as they come.
+func rawCeiling(p sim.Part, baud, n, message int) time.Duration {
+	const overhead, answer = 26, smp.HeaderSize + 15
+	chunk := (message - overhead) / 32 * 32
+	chunks := (n + chunk - 1) / chunk
+	sectors := (n+p.SectorSize-1)/p.SectorSize + 1 // of the trailer
+	if !p.Progressive {
+		sectors = p.SlotSize / p.SectorSize
+	}
+	if p.NoErase {
+		sectors = 0
+	}
+	return time.Duration(n+chunks*(overhead+answer))*10*time.Second/time.Duration(baud) +
+		time.Duration((n+p.WriteSize-1)/p.WriteSize)*p.WriteTime + time.Duration(sectors)*p.EraseTime
 }
 
 // ceiling is what a part leaves as possible for n bytes in the largest
@@ -147,6 +172,32 @@ func TestStopAndWaitReachesItsCeiling(t *testing.T) {
 					}
 				})
 			})
+		}
+	}
+}
+
+// Without frames the same holds, and the wire is used for little but the image:
+// to 95 % with a buffer of the usual size, and to 98 % with a large one, where
+// the flash takes no time.
+func TestRawReachesItsCeiling(t *testing.T) {
+	data := bytesOf(192 << 10)
+	for _, p := range append(benchParts(), sim.Ideal()) {
+		for _, baud := range benchBauds {
+			for _, size := range []int{1024, 4096} {
+				t.Run(fmt.Sprintf("%s/%d/%d", p.Name, baud, size), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						so := sim.Options{Part: p, Baud: baud, Build: sim.BuildOptions{Raw: true, Params: true, ReceiveSize: size}}
+						r := send(t, so, data, smp.UploadOptions{MessageSize: size - 4, Overlap: smp.OverlapAuto, Window: 4})
+						best := rawCeiling(p, baud, len(data), r.MessageSize)
+						share, wire := float64(best)/float64(r.Elapsed), float64(len(data))/r.Elapsed.Seconds()/float64(baud/10)
+						t.Logf("%.0f B/s, %.1f %% of the ceiling, %.1f %% of the wire", float64(len(data))/r.Elapsed.Seconds(), 100*share, 100*wire)
+						least := map[int]float64{1024: 0.95, 4096: 0.98}[size]
+						if share < 0.97 || r.Mode != smp.ModeStopAndWait || r.Resends > 0 || p.Name == sim.Ideal().Name && wire < least {
+							t.Errorf("%.1f %% of the ceiling, %.1f %% of the wire; %+v", 100*share, 100*wire, r)
+						}
+					})
+				})
+			}
 		}
 	}
 }

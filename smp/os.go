@@ -64,10 +64,16 @@ func (c *Client) Probe(ctx context.Context, timeout time.Duration) (Target, erro
 // AwaitTarget probes every interval until something answers, at most for the
 // time given by total. Earlier probes stay open while later ones go out, so
 // that a device or adapter slower than the interval is heard all the same.
-// Silence to the end is a *TimeoutError.
+// Silence to the end is a *TimeoutError. A raw target has answered only when it
+// has answered the last probe, since an earlier one may have left part of a
+// later one with it.
 func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (Target, error) {
 	r := probeRequest(emptyMap)
 	every += c.wireTime(len(r.payload))
+	raw := c.Framing() == FramingRaw
+	if err := c.rest(ctx, r.name); err != nil {
+		return TargetUnknown, err
+	}
 	deadline := time.Now().Add(total)
 	answers := make(chan answer, maxOutstanding)
 	var open []uint8
@@ -81,6 +87,12 @@ func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (T
 		if left <= 0 {
 			return TargetUnknown, &TimeoutError{Request: r.name, After: total}
 		}
+		if rest := c.resting(); rest > 0 {
+			if err := c.pause(ctx, r.name, min(rest, left)); err != nil {
+				return TargetUnknown, err
+			}
+			continue
+		}
 		wctx, cancel := context.WithTimeoutCause(ctx, left, &TimeoutError{Request: r.name, After: total})
 		seq, err := c.send(wctx, r, answers)
 		cancel()
@@ -92,6 +104,9 @@ func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (T
 			open = open[1:]
 		}
 		a, err := c.wait(ctx, r.name, answers, min(every, max(time.Until(deadline), 0)))
+		for raw && err == nil && a.header.Sequence != seq {
+			a, err = c.wait(ctx, r.name, answers, rawSettle)
+		}
 		var silent *TimeoutError
 		if errors.As(err, &silent) {
 			continue
@@ -129,7 +144,8 @@ func (c *Client) ProbeSize(ctx context.Context, size int, timeout time.Duration)
 }
 
 // padding is a CBOR map {"pad": bytes} of exactly n bytes, nil if there is
-// none of that size.
+// none of that size. The bytes are ones that a raw target whose buffer is too
+// small for them does not take for headers: of zeros it would answer every eight.
 func padding(n int) []byte {
 	const fixed = 1 + 4 // map of one, text of three
 	for _, head := range []int{1, 2, 3} {
@@ -149,7 +165,10 @@ func padding(n int) []byte {
 		case 3:
 			out = append(out, 0x59, byte(body>>8), byte(body))
 		}
-		return out[:n]
+		for len(out) < n {
+			out = append(out, 0xff)
+		}
+		return out
 	}
 	return nil
 }
@@ -194,7 +213,11 @@ func (c *Client) Reset(ctx context.Context, mode BootMode) error {
 		}{mode})
 	}
 	var out status
-	return c.do(ctx, request{name: "reset", op: OpWrite, group: GroupOS, command: cmdReset, payload: payload}, &out)
+	err := c.do(ctx, request{name: "reset", op: OpWrite, group: GroupOS, command: cmdReset, payload: payload}, &out)
+	c.mu.Lock()
+	c.raw.known, c.raw.vain = false, time.Time{} // what starts has yet to be found
+	c.mu.Unlock()
+	return err
 }
 
 // Params is what a server says of its buffers.
