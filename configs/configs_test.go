@@ -101,6 +101,9 @@ func TestDefaults(t *testing.T) {
 	if want := (configs.Check{Within: 5 * s, Proof: configs.AutoProof}); r.Check != want {
 		t.Errorf("check %+v, want %+v", r.Check, want)
 	}
+	if r.Framing != configs.AutoFraming {
+		t.Errorf("framing %q, want auto", r.Framing)
+	}
 	if r.Entry != configs.RecoveryPin || r.SlotPolicy != configs.AutoPolicy || r.AllowDowngrade || r.Board != "" {
 		t.Errorf("entry %q, slot policy %q, downgrade %v, board %q; want recovery-pin, auto, false and none", r.Entry, r.SlotPolicy, r.AllowDowngrade, r.Board)
 	}
