@@ -158,6 +158,7 @@ type attempt struct {
 	window   int      // requests that an application takes at once, 0 if it does not tell
 	unproven *Failure // why the bootloader's list proves nothing
 	once     bool     // the site cannot bring the board into recovery again
+	resent   bool     // an image, after what may have been damage on a raw line
 	answers  bool     // the application has answered since the restart
 	proof    []string
 }

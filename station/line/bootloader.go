@@ -243,6 +243,12 @@ func (a *attempt) upload(ctx context.Context, s *records.Step) error {
 		a.result.BytesSent += int64(r.Bytes)
 		a.result.Retries += r.Resends
 		a.result.ChunkSize = max(a.result.ChunkSize, r.ChunkSize)
+		if a.damaged(err) {
+			note(s, "sent again after a refusal, for the raw protocol has no checksum")
+			a.result.Retries++
+			s.Retries++
+			return a.upload(ctx, s)
+		}
 		if err != nil {
 			if len(a.loads) > 1 {
 				note(s, "at "+a.called(l))
@@ -286,6 +292,15 @@ func (a *attempt) verify(ctx context.Context, s *records.Step) error {
 	if err == nil {
 		err = a.compare(list)
 	}
+	if a.damaged(err) {
+		note(s, "sent again since it was not listed, for the raw protocol has no checksum")
+		a.result.Retries++
+		s.Retries++
+		if err := a.upload(ctx, s); err != nil {
+			return err
+		}
+		return a.verify(ctx, s)
+	}
 	if f, ok := errors.AsType[*Failure](err); ok && a.mayProveLater(f) {
 		// The upload was acknowledged to the end; whether it is right the
 		// application can still tell, and must.
@@ -293,6 +308,19 @@ func (a *attempt) verify(ctx context.Context, s *records.Step) error {
 		return skip(s, f.Detail+" The application is asked instead.")
 	}
 	return err
+}
+
+// damaged reports, once, whether what was sent may have been damaged on its way,
+// where no checksum shows that: else it is the image or the key that is wrong.
+func (a *attempt) damaged(err error) bool {
+	f, failed := errors.AsType[*Failure](err)
+	_, refused := errors.AsType[*smp.ServerError](err)
+	_, stalled := errors.AsType[*smp.StallError](err) // at a length that it took wrong
+	if a.resent || a.client.Framing() != smp.FramingRaw || !refused && !stalled && !(failed && f.Code == ImageNotListed) {
+		return false
+	}
+	a.resent = true
+	return true
 }
 
 // mayProveLater reports whether a bootloader that does not tell what it holds

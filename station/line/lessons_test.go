@@ -1,6 +1,8 @@
 package line
 
 import (
+	"bytes"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -170,4 +172,51 @@ func TestRawBootloaderBehindConsoleApplication(t *testing.T) {
 		}
 		truth(t, r, got)
 	})
+}
+
+// hit damages one byte of what is sent, the n-th.
+type hit struct {
+	io.ReadWriteCloser
+	n *int
+}
+
+func (h hit) Write(p []byte) (int, error) {
+	if *h.n >= 0 && *h.n < len(p) {
+		p = bytes.Clone(p)
+		p[*h.n] ^= 0x40
+	}
+	*h.n -= len(p)
+	return h.ReadWriteCloser.Write(p)
+}
+
+// Damage on a raw line shows in the board's own hash, or in a refusal; once it is
+// sent again before the board is to blame.
+func TestDamageOnRawLine(t *testing.T) {
+	for n, says := range map[int]string{
+		5000: "sent again since it was not listed", // in the image
+		2090: "sent again after a refusal",         // in the name of a key
+		1080: "sent again after a refusal",         // in the length of the image
+		2085: "sent again after a refusal",         // in the length of a message
+		2082: "",                                   // in an operation: the chunk is lost, and sent again
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, 1, func(_ int, o *sim.Options) { o.Build.Raw = true }, func(r *rig) {
+				r.recipe.Framing = configs.RawFraming
+				dial, at := r.dial, n
+				r.dial = func(site int) (io.ReadWriteCloser, error) {
+					line, err := dial(site)
+					return hit{line, &at}, err
+				}
+			})
+			got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
+			said := ""
+			for _, s := range got.Steps {
+				said += s.Detail + "\n"
+			}
+			if got.Outcome != records.Pass || got.Retries == 0 || !strings.Contains(said, says) {
+				t.Errorf("byte %d: %s %s %s, %d retries:\n%s", n, got.Outcome, got.FailureCode, got.Detail, got.Retries, said)
+			}
+			truth(t, r, got)
+		})
+	}
 }
