@@ -66,16 +66,23 @@ func (c *Client) Probe(ctx context.Context, timeout time.Duration) (Target, erro
 // that a device or adapter slower than the interval is heard all the same.
 // Silence to the end is a *TimeoutError. A raw target has answered only when it
 // has answered the last probe, since an earlier one may have left part of a
-// later one with it.
+// later one with it; that may take RawQuiet beyond total.
 func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (Target, error) {
 	r := probeRequest(emptyMap)
-	every += c.wireTime(len(r.payload))
 	raw := c.Framing() == FramingRaw
+	if raw {
+		// No payload, which nobody asks for: of what comes while it is still busy
+		// with its start a bootloader may keep eight bytes and no more, one in each
+		// line buffer. They are a whole message.
+		r.payload = nil
+	}
+	every += c.wireTime(len(r.payload))
 	if err := c.rest(ctx, r.name); err != nil {
 		return TargetUnknown, err
 	}
 	deadline := time.Now().Add(total)
 	answers := make(chan answer, maxOutstanding)
+	heard, again := false, false // of a raw target
 	var open []uint8
 	defer func() {
 		for _, seq := range open {
@@ -103,12 +110,27 @@ func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (T
 			c.forget(open[0], answers)
 			open = open[1:]
 		}
+		if heard {
+			every = max(every, rawSettle)
+		}
 		a, err := c.wait(ctx, r.name, answers, min(every, max(time.Until(deadline), 0)))
 		for raw && err == nil && a.header.Sequence != seq {
+			// It is there, and is given the time to be heard again.
+			if again := time.Now().Add(RawQuiet + every + rawSettle); !heard && deadline.Before(again) {
+				deadline = again
+			}
+			heard = true
 			a, err = c.wait(ctx, r.name, answers, rawSettle)
 		}
 		var silent *TimeoutError
 		if errors.As(err, &silent) {
+			if heard && !again {
+				// The others were lost as a whole, most likely: once more at once.
+				again = true
+				c.mu.Lock()
+				c.raw.spoilt = false
+				c.mu.Unlock()
+			}
 			continue
 		}
 		if err != nil {

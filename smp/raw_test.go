@@ -64,7 +64,7 @@ func TestProbeRaw(t *testing.T) {
 		notOurs     = "030000060000a601bf62726300ff"
 		noSense     = "030000020000a701ffff"
 		emptyAnswer = "030000000000a701"
-		asked       = "020000010000a701a0"
+		asked       = "020000000000a701"
 		banner      = "2a2a2a20426f6f74696e67205a65706879720d0a"
 		framed      = "0609414151444141414741414141416239696247415f0a"
 	)
@@ -337,7 +337,7 @@ func TestSetFraming(t *testing.T) {
 			t.Errorf("console: %+v", w)
 		}
 		c.SetFraming(FramingRaw)
-		if w := probe(); len(w) != 1 || w[0].at != RawQuiet+nudgeGap || w[0].bytes != "\x02\x00\x00\x01\x00\x00\xa7\x01\xa0" || c.Framing() != FramingRaw {
+		if w := probe(); len(w) != 1 || w[0].at != RawQuiet+nudgeGap || w[0].bytes != "\x02\x00\x00\x00\x00\x00\xa7\x01" || c.Framing() != FramingRaw {
 			t.Errorf("raw: %+v", w)
 		}
 		c.SetFraming(FramingConsole)

@@ -16,6 +16,7 @@ type bound struct {
 	writeSize   int // chunks are a multiple of it, bytes
 	slots       int // of a bootloader's image, of which two have a trailer to erase
 	application bool
+	raw         bool // no framing: one at a time whatever the mode
 }
 
 const (
@@ -44,6 +45,10 @@ func (b bound) least(size int, mode smp.UploadMode, window int) time.Duration {
 		released                 []time.Duration // by line
 		answered                 []time.Duration // by chunk
 	)
+	lineTime := b.part.LineTime
+	if b.raw {
+		mode, lineTime = smp.ModeStopAndWait, 0 // there are no lines to be decoded
+	}
 	erased := 0
 	for off := 0; off < size; {
 		head := b.overhead(off, size)
@@ -56,6 +61,9 @@ func (b bound) least(size int, mode smp.UploadMode, window int) time.Duration {
 		message := head + n
 		lines := (message + 4 + lineData - 1) / lineData
 		wire := smp.WireSize(message)
+		if b.raw {
+			lines, wire = 1, message
+		}
 		for i := range lines {
 			start := sent
 			switch mode {
@@ -80,9 +88,9 @@ func (b bound) least(size int, mode smp.UploadMode, window int) time.Duration {
 			sent = start + time.Duration(length)*perByte
 			if b.application {
 				// Its lines are decoded above all threads, while they write.
-				decoder = max(sent, decoder) + b.part.LineTime
+				decoder = max(sent, decoder) + lineTime
 			} else {
-				cpu = max(sent, cpu) + b.part.LineTime
+				cpu = max(sent, cpu) + lineTime
 				decoder = cpu
 			}
 			released = append(released, decoder)
@@ -101,7 +109,11 @@ func (b bound) least(size int, mode smp.UploadMode, window int) time.Duration {
 			}
 		}
 		off += n
-		cpu += time.Duration(answerSize(off)) * perByte
+		answer := answerSize(off)
+		if !b.raw {
+			answer = smp.WireSize(answer)
+		}
+		cpu += time.Duration(answer) * perByte
 		released[len(released)-1] = cpu
 		answered = append(answered, cpu)
 	}
@@ -143,9 +155,9 @@ func (b bound) overhead(off, size int) int {
 	return n
 }
 
-// answerSize is the length of an answer on the wire: {"rc":0,"off":n} in a map
-// without a length, framed.
-func answerSize(off int) int { return smp.WireSize(smp.HeaderSize + 1 + 4 + 4 + cborSize(off) + 1) }
+// answerSize is the length of an answer: {"rc":0,"off":n} in a map without a
+// length.
+func answerSize(off int) int { return smp.HeaderSize + 1 + 4 + 4 + cborSize(off) + 1 }
 
 // cborSize is the length of an unsigned integer in CBOR.
 func cborSize(n int) int {

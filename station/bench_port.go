@@ -19,6 +19,7 @@ import (
 // benchPort is one connected board to be measured.
 type benchPort struct {
 	port, image, key, part string
+	framing                string
 	baud                   int
 	usb                    bool
 	wait                   time.Duration
@@ -35,6 +36,9 @@ func (p *benchPort) measure(ctx context.Context) (r benchReport, err error) {
 	if p.baud <= 0 {
 		return r, badInput(fmt.Errorf("--baud is %d: give the speed of the port", p.baud))
 	}
+	if err := knownFraming(p.framing); err != nil {
+		return r, err
+	}
 	if p.part != "" {
 		known, err := sim.PartByName(p.part)
 		if err != nil {
@@ -45,11 +49,11 @@ func (p *benchPort) measure(ctx context.Context) (r benchReport, err error) {
 	var job *line.Job
 	if p.image != "" {
 		recipe := &configs.Recipe{
-			Entry: configs.PowerOn, SlotPolicy: configs.AutoPolicy, AllowDowngrade: true,
+			Entry: configs.PowerOn, Framing: configs.Framing(p.framing), SlotPolicy: configs.AutoPolicy, AllowDowngrade: true,
 			Timeouts: configs.DefaultTimeouts(), Retries: configs.Retries{Chunk: 5},
 			Check: configs.Check{Within: configs.Duration(2 * time.Second), Proof: configs.AutoProof},
 		}
-		recipe.Timeouts.Total += configs.Duration(p.wait)
+		recipe.Timeouts.Total += configs.Duration(p.wait) + configs.Duration(rawExtra)
 		if job, err = manualJob(recipe, p.image, p.key, benchWriteSize); err != nil {
 			return r, badInput(err)
 		}
@@ -66,11 +70,12 @@ func (p *benchPort) measure(ctx context.Context) (r benchReport, err error) {
 	actx, abort := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer abort(nil)
 	defer context.AfterFunc(ctx, func() { abort(line.ErrAborted) })()
+	job.Framing = configs.Framing(p.framing) // as it was found
 	res := job.Flash(actx, &manualSite{port: p.port, baud: p.baud, wait: p.wait, usb: p.usb}, nil)
 	for _, s := range res.Steps {
 		r.Phases = append(r.Phases, benchPhase{s.Name, s.Duration.Seconds()})
 		if s.Name == line.StepUpload && s.Bytes > 0 {
-			b := bound{part: part, baud: p.baud, message: res.MessageSize, writeSize: benchWriteSize, slots: 1, application: target == smp.TargetApplication}
+			b := bound{part: part, baud: p.baud, message: res.MessageSize, writeSize: benchWriteSize, slots: 1, application: target == smp.TargetApplication, raw: p.framing == string(configs.RawFraming)}
 			ceiling := smp.ModeOverlapped
 			if b.application {
 				ceiling = smp.ModeWindow
@@ -96,7 +101,10 @@ func (p *benchPort) probe(ctx context.Context, r *benchReport) (smp.Target, erro
 	var target smp.Target
 	defer site.Down() // what it says is said again when the port is opened
 	if err := r.phase(ctx, "find", func(ctx context.Context) (err error) {
-		client, target, err = site.Enter(ctx, fixtures.Entry{}, nil)
+		client, target, err = site.Enter(ctx, fixtures.Entry{Framing: configs.Framing(p.framing)}, nil)
+		if err == nil {
+			p.framing = client.Framing().String()
+		}
 		return err
 	}); err != nil {
 		if _, bad := errors.AsType[*fixtures.PortError](err); bad {

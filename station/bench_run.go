@@ -89,6 +89,9 @@ func (b *benchRun) measure(ctx context.Context, c benchCase, work func(context.C
 	if c.application {
 		options = append(options, "--image", k.old, "--server", "--params")
 	}
+	if c.raw {
+		options = append(options, "--raw")
+	}
 	// The boards live until the power is off, whatever ends the measuring.
 	if k.boards, err = startBoards(context.WithoutCancel(ctx), filepath.Join(dir, "ports"), c.sites, options...); err != nil {
 		return r, err
@@ -166,6 +169,9 @@ func (b *benchRun) one(ctx context.Context, c benchCase, k *bench, r *benchRepor
 		return err
 	}
 	enter := fixtures.Entry{Method: configs.RecoveryPin}
+	if c.raw {
+		enter.Framing = configs.RawFraming
+	}
 	want := smp.TargetBootloader
 	if c.application {
 		enter, want = fixtures.Entry{Method: configs.PowerOn, Within: 5 * time.Second}, smp.TargetApplication

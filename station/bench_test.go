@@ -40,6 +40,10 @@ func TestBound(t *testing.T) {
 			name: "one chunk", bound: bound{part: quick(), baud: 1_000_000, message: 1020, writeSize: 4},
 			size: 496, mode: smp.ModeStopAndWait, want: 7650 * time.Microsecond,
 		}, {
+			// The same without frames: 525 bytes there, 21 back.
+			name: "raw", bound: bound{part: sim.Part{SectorSize: 1, WriteSize: 1, NoErase: true, LineTime: 575 * time.Microsecond}, baud: 1_000_000, message: 1020, writeSize: 4, raw: true},
+			size: 496, mode: smp.ModeOverlapped, want: 5460 * time.Microsecond,
+		}, {
 			// The same, 124 words and one sector, and the trailer of two slots.
 			name: "flash", bound: bound{part: sim.Part{SectorSize: 4096, WriteSize: 4, EraseTime: 85 * time.Millisecond, WriteTime: 41 * time.Microsecond, Progressive: true}, baud: 1_000_000, message: 1020, writeSize: 4, slots: 2},
 			size: 496, mode: smp.ModeStopAndWait, want: 7650*time.Microsecond + 124*41*time.Microsecond + 2*85*time.Millisecond,
