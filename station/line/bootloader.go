@@ -292,6 +292,12 @@ func (a *attempt) verify(ctx context.Context, s *records.Step) error {
 	if err == nil {
 		err = a.compare(list)
 	}
+	if f, ok := errors.AsType[*Failure](err); ok && a.mayProveLater(f) {
+		// The upload was acknowledged to the end; whether it is right the
+		// application can still tell, and must.
+		a.unproven = f
+		return skip(s, f.Detail+" The application is asked instead.")
+	}
 	if a.damaged(err) {
 		note(s, "sent again since it was not listed, for the raw protocol has no checksum")
 		a.result.Retries++
@@ -300,12 +306,6 @@ func (a *attempt) verify(ctx context.Context, s *records.Step) error {
 			return err
 		}
 		return a.verify(ctx, s)
-	}
-	if f, ok := errors.AsType[*Failure](err); ok && a.mayProveLater(f) {
-		// The upload was acknowledged to the end; whether it is right the
-		// application can still tell, and must.
-		a.unproven = f
-		return skip(s, f.Detail+" The application is asked instead.")
 	}
 	return err
 }

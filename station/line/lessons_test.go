@@ -174,38 +174,45 @@ func TestRawBootloaderBehindConsoleApplication(t *testing.T) {
 	})
 }
 
-// hit damages one byte of what is sent, the n-th.
+// hit damages one byte of a long message, of which the first is a probe and the
+// next ones are chunks.
 type hit struct {
 	io.ReadWriteCloser
-	n *int
+	message, at int
+	seen        *int
 }
 
 func (h hit) Write(p []byte) (int, error) {
-	if *h.n >= 0 && *h.n < len(p) {
-		p = bytes.Clone(p)
-		p[*h.n] ^= 0x40
+	if len(p) > 500 {
+		if *h.seen++; *h.seen == h.message {
+			p = bytes.Clone(p)
+			p[h.at] ^= 0x40
+		}
 	}
-	*h.n -= len(p)
 	return h.ReadWriteCloser.Write(p)
 }
 
 // Damage on a raw line shows in the board's own hash, or in a refusal; once it is
 // sent again before the board is to blame.
 func TestDamageOnRawLine(t *testing.T) {
-	for n, says := range map[int]string{
-		5000: "sent again since it was not listed", // in the image
-		2090: "sent again after a refusal",         // in the name of a key
-		1080: "sent again after a refusal",         // in the length of the image
-		2085: "sent again after a refusal",         // in the length of a message
-		2082: "",                                   // in an operation: the chunk is lost, and sent again
+	for _, tt := range []struct {
+		message, at int
+		says        string
+	}{
+		{5, 500, "sent again since it was not listed"}, // in the image
+		{3, 10, "sent again after a refusal"},          // in the name of a key
+		{2, 15, "sent again after a refusal"},          // in the length of the image
+		{3, 0, ""},                                     // in the operation: the chunk is lost, and sent again
+		{3, 2, ""},                                     // in its length
+		{3, 6, ""},                                     // in its number: its answer is nobody's
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, 1, func(_ int, o *sim.Options) { o.Build.Raw = true }, func(r *rig) {
 				r.recipe.Framing = configs.RawFraming
-				dial, at := r.dial, n
+				dial, seen := r.dial, 0
 				r.dial = func(site int) (io.ReadWriteCloser, error) {
 					line, err := dial(site)
-					return hit{line, &at}, err
+					return hit{line, tt.message, tt.at, &seen}, err
 				}
 			})
 			got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
@@ -213,8 +220,8 @@ func TestDamageOnRawLine(t *testing.T) {
 			for _, s := range got.Steps {
 				said += s.Detail + "\n"
 			}
-			if got.Outcome != records.Pass || got.Retries == 0 || !strings.Contains(said, says) {
-				t.Errorf("byte %d: %s %s %s, %d retries:\n%s", n, got.Outcome, got.FailureCode, got.Detail, got.Retries, said)
+			if got.Outcome != records.Pass || got.Retries == 0 || !strings.Contains(said, tt.says) {
+				t.Errorf("byte %d of message %d: %s %s %s, %d retries:\n%s", tt.at, tt.message, got.Outcome, got.FailureCode, got.Detail, got.Retries, said)
 			}
 			truth(t, r, got)
 		})
