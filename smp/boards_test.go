@@ -445,6 +445,7 @@ type troubled struct {
 	net.Conn
 	rnd  *rand.Rand
 	rate float64 // of 1024-byte stretches with trouble
+	lose bool    // and damage nothing, which without frames no checksum would show
 }
 
 func (l *troubled) Write(p []byte) (int, error) {
@@ -454,7 +455,11 @@ func (l *troubled) Write(p []byte) (int, error) {
 			continue
 		}
 		from := at + l.rnd.IntN(min(1024, len(out)-at))
-		switch l.rnd.IntN(4) {
+		kinds := 4
+		if l.lose {
+			kinds = 3
+		}
+		switch l.rnd.IntN(kinds) {
 		case 0: // one byte lost
 			out = append(out[:from], out[from+1:]...)
 		case 1: // all from here on, as a deaf board does
@@ -489,10 +494,12 @@ func TestFastModesUnderTrouble(t *testing.T) {
 			message = rapid.SampledFrom([]int{252, 508, 740, 1020}).Draw(rt, "message size")
 			sector  = rapid.SampledFrom([]int{0, 0, part.SectorSize, 2048, 12345}).Draw(rt, "sector size")
 			ahead   = rapid.SampledFrom([]int{0, 1, 3, 20}).Draw(rt, "lines ahead")
+			raw     = rapid.IntRange(0, 4).Draw(rt, "raw") == 0
 		)
 		synctest.Test(t, func(t *testing.T) {
-			board, line := inRecovery(t, sim.Options{Part: part, Fault: fault, Baud: baud, Seed: seed})
-			c := smp.NewClient(&troubled{line, rand.New(rand.NewPCG(seed, 2)), rate}, smp.Options{Baud: baud})
+			so := sim.Options{Part: part, Fault: fault, Baud: baud, Seed: seed, Build: sim.BuildOptions{Raw: raw}}
+			board, line := inRecovery(t, so)
+			c := smp.NewClient(&troubled{line, rand.New(rand.NewPCG(seed, 2)), rate, raw}, smp.Options{Baud: baud, Framing: framingOf(so)})
 			defer c.Close()
 			data := bytesOf(size)
 			start := time.Now()
@@ -535,7 +542,10 @@ func benchmark(b *testing.B, so sim.Options, data []byte, o smp.UploadOptions) t
 	rate := float64(len(data)) / took.Seconds()
 	b.ReportMetric(rate, "payload_bytes/s")
 	b.ReportMetric(100*rate*10/float64(so.Baud), "%wire")
-	if so.Server == nil {
+	switch {
+	case so.Build.Raw:
+		b.ReportMetric(100*float64(rawCeiling(so.Part, so.Baud, len(data), o.MessageSize))/float64(took), "%ceiling")
+	case so.Server == nil:
 		b.ReportMetric(100*float64(ceiling(so.Part, so.Baud, len(data), r.Mode == smp.ModeOverlapped))/float64(took), "%ceiling")
 	}
 	b.ReportMetric(0, "ns/op")
@@ -568,6 +578,12 @@ func BenchmarkUpload(b *testing.B) {
 		}
 	}
 	for _, baud := range bauds {
+		for _, size := range []int{1024, 4096} {
+			b.Run(fmt.Sprintf("ideal/%d/raw, %d-byte buffer", baud, size), func(b *testing.B) {
+				so := sim.Options{Part: sim.Ideal(), Baud: baud, Build: sim.BuildOptions{Raw: true, ReceiveSize: size}}
+				benchmark(b, so, bytesOf(min(192<<10, baud*2/7)), smp.UploadOptions{MessageSize: size - 4})
+			})
+		}
 		so := sim.Options{Part: sim.STM32L4(), Baud: baud, Server: &sim.ServerOptions{BufferCount: 8, BufferSize: 1024, LineBuffers: 8}}
 		so.Part.Name += " application"
 		pair(so, firmware(b, min(64<<10, baud*2/7)), smp.UploadOptions{MessageSize: 1020},
