@@ -178,15 +178,14 @@ func (c *Client) read() {
 			raw, stale := c.opts.Framing == FramingRaw, c.raw.stale
 			c.raw.stale = false
 			c.mu.Unlock()
-			stats := dec.Stats()
-			switch {
-			case raw && stale:
+			if raw && stale {
 				bare.giveUp(c.deliver, c.opts.Text)
-				fallthrough
-			case raw:
+			}
+			var stats DecoderStats
+			if raw {
 				bare.feed(buf[:n], c.deliver, c.opts.Text)
 				stats = bare.stats
-			default:
+			} else {
 				dec.Feed(buf[:n], c.deliver, c.opts.Text)
 				stats = dec.Stats()
 			}
