@@ -456,3 +456,31 @@ func FuzzRawDecoder(f *testing.F) {
 		}
 	})
 }
+
+// slowOnce is a device that takes a second over one of its answers.
+type slowOnce struct {
+	*instant
+	reads int
+}
+
+func (l *slowOnce) Read(p []byte) (int, error) {
+	n, err := l.instant.Read(p)
+	if l.reads++; l.reads == 30 {
+		time.Sleep(time.Second)
+	}
+	return n, err
+}
+
+// A raw device that is slower than ever is waited for: a copy of the chunk would
+// come while it works, and nothing may be sent sooner anyway.
+func TestRawWaitsForSlowAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewClient(&slowOnce{instant: &instant{raw: true, answer: make(chan []byte, 1)}}, Options{Framing: FramingRaw, Baud: 1_000_000})
+		defer c.Close()
+		began := time.Now()
+		r, err := c.Upload(t.Context(), make([]byte, 60*992), UploadOptions{MessageSize: 1020})
+		if took := time.Since(began); err != nil || r.Resends > 0 || took > 1100*time.Millisecond {
+			t.Errorf("%v, %+v after %v", err, r, took)
+		}
+	})
+}
