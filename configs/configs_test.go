@@ -86,7 +86,7 @@ func TestDefaults(t *testing.T) {
 	if diff := cmp.Diff([]configs.Image{{
 		Path:      configs.Path{Written: "app.bin", Abs: "/etc/line/app.bin"},
 		SHA256:    "110009dcee21620b166f3abfecb5eff7a873be729d1c2d53822e7acc5f34eb9b",
-		WriteSize: 32,
+		WriteSize: 32, SendAhead: configs.AheadAuto,
 	}}, r.Images); diff != "" {
 		t.Errorf("images (-want +got):\n%s", diff)
 	}
@@ -100,6 +100,9 @@ func TestDefaults(t *testing.T) {
 	}
 	if want := (configs.Check{Within: 5 * s, Proof: configs.AutoProof}); r.Check != want {
 		t.Errorf("check %+v, want %+v", r.Check, want)
+	}
+	if r.Framing != configs.AutoFraming {
+		t.Errorf("framing %q, want auto", r.Framing)
 	}
 	if r.Entry != configs.RecoveryPin || r.SlotPolicy != configs.AutoPolicy || r.AllowDowngrade || r.Board != "" {
 		t.Errorf("entry %q, slot policy %q, downgrade %v, board %q; want recovery-pin, auto, false and none", r.Entry, r.SlotPolicy, r.AllowDowngrade, r.Board)

@@ -34,6 +34,9 @@ type Recipe struct {
 	// Entry is how a board is brought to answer: RecoveryPin, and PowerOn where
 	// SlotPolicy is ApplicationPolicy, which goes with no other.
 	Entry Entry `toml:"entry"`
+	// Framing is how bootloader and application were built to be spoken to:
+	// AutoFraming.
+	Framing Framing `toml:"framing"`
 	// SlotPolicy is AutoPolicy unless the file says otherwise, and holds for
 	// all images.
 	SlotPolicy SlotPolicy `toml:"slot_policy"`
@@ -83,6 +86,29 @@ const (
 )
 
 var entries = []Entry{RecoveryPin, ResetPin, Window, BootMode, PowerOn}
+
+// Framing says how SMP messages go over the line, which a target is built for
+// and does not tell.
+type Framing string
+
+// The framings.
+const (
+	// AutoFraming is console framing, and where nothing answers to that the raw
+	// protocol; what a board of a job turned out to speak, the next ones of the
+	// job are spoken to in at once. With Window, where there is no time to find
+	// out, it is ConsoleFraming.
+	AutoFraming Framing = "auto"
+	// ConsoleFraming is lines of base64 with a checksum.
+	ConsoleFraming Framing = "console"
+	// RawFraming is the bare message (CONFIG_BOOT_SERIAL_RAW_PROTOCOL,
+	// CONFIG_UART_MCUMGR_RAW_PROTOCOL).
+	RawFraming Framing = "raw"
+)
+
+// Framings lists the framings in the order to show them.
+func Framings() []Framing { return slices.Clone(framings) }
+
+var framings = []Framing{AutoFraming, ConsoleFraming, RawFraming}
 
 // SlotPolicy says which slot an image is sent to and what makes it stay.
 type SlotPolicy string
@@ -278,6 +304,7 @@ func DefaultTimeouts() Timeouts {
 func newRecipe() *Recipe {
 	return &Recipe{
 		Entry:      RecoveryPin,
+		Framing:    AutoFraming,
 		SlotPolicy: AutoPolicy,
 		Timeouts:   DefaultTimeouts(),
 		Retries:    Retries{Attempts: 2, Chunk: 5},

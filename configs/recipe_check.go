@@ -77,6 +77,9 @@ func (r *Recipe) checkEntry(d *document) {
 	if !slices.Contains(entries, r.Entry) {
 		d.refuse("entry", choose(entries), "there is no entry %s", quote(string(r.Entry)))
 	}
+	if !slices.Contains(framings, r.Framing) {
+		d.refuse("framing", choose(framings), "there is no framing %s", quote(string(r.Framing)))
+	}
 	if r.SlotPolicy == ApplicationPolicy && r.Entry != PowerOn && !d.broken("slot_policy") {
 		d.refuse("entry", `take entry out, or choose another slot_policy`,
 			"entry = %q leads to the bootloader, but slot_policy = %q needs the application, which is reached by switching the board on", r.Entry, r.SlotPolicy)

@@ -13,6 +13,7 @@ import (
 // instant is a line at whose end a device takes every chunk at once. It
 // allocates nothing, so that what is counted is the client's.
 type instant struct {
+	raw    bool // without frames
 	dec    Decoder
 	off    int
 	answer chan []byte
@@ -48,11 +49,19 @@ func (l *instant) message(msg []byte) {
 	h.Length = uint16(len(out) - HeaderSize)
 	h.Append(out[:0])
 	l.turn ^= 1
-	l.frames[l.turn] = AppendFrame(l.frames[l.turn][:0], out)
+	if l.raw {
+		l.frames[l.turn] = append(l.frames[l.turn][:0], out...)
+	} else {
+		l.frames[l.turn] = AppendFrame(l.frames[l.turn][:0], out)
+	}
 	l.answer <- l.frames[l.turn]
 }
 
 func (l *instant) Write(p []byte) (int, error) {
+	if l.raw {
+		l.message(p)
+		return len(p), nil
+	}
 	l.dec.Feed(p, l.message, nil)
 	return len(p), nil
 }
@@ -72,33 +81,39 @@ func (l *instant) Close() error { close(l.answer); return nil }
 // an upload that never ends before the benchmark does, the far end's work
 // included.
 func BenchmarkChunk(b *testing.B) {
-	const size = 992
-	c := NewClient(&instant{answer: make(chan []byte, 1)}, Options{})
-	defer c.Close()
-	data := make([]byte, size*(b.N+1))
-	b.SetBytes(size)
-	b.ReportAllocs()
-	b.ResetTimer()
-	if _, err := c.Upload(context.Background(), data, UploadOptions{MessageSize: 1020}); err != nil {
-		b.Fatal(err)
+	for _, framing := range []Framing{FramingConsole, FramingRaw} {
+		b.Run(framing.String(), func(b *testing.B) {
+			const size = 992
+			c := NewClient(&instant{raw: framing == FramingRaw, answer: make(chan []byte, 1)}, Options{Framing: framing})
+			defer c.Close()
+			data := make([]byte, size*(b.N+1))
+			b.SetBytes(size)
+			b.ReportAllocs()
+			b.ResetTimer()
+			if _, err := c.Upload(context.Background(), data, UploadOptions{MessageSize: 1020}); err != nil {
+				b.Fatal(err)
+			}
+		})
 	}
 }
 
 // What a chunk costs in memory is nothing: uploads of very different lengths
 // allocate the same.
 func TestNoAllocationPerChunk(t *testing.T) {
-	count := func(chunks int) float64 {
+	count := func(framing Framing, chunks int) float64 {
 		data := make([]byte, chunks*992)
 		return testing.AllocsPerRun(5, func() {
-			c := NewClient(&instant{answer: make(chan []byte, 1)}, Options{})
+			c := NewClient(&instant{raw: framing == FramingRaw, answer: make(chan []byte, 1)}, Options{Framing: framing})
 			defer c.Close()
 			if _, err := c.Upload(context.Background(), data, UploadOptions{MessageSize: 1020}); err != nil {
 				t.Fatal(err)
 			}
 		})
 	}
-	if few, many := count(10), count(1000); many > few+20 {
-		t.Errorf("an upload of 10 chunks allocates %.0f times, one of 1000 chunks %.0f times", few, many)
+	for _, framing := range []Framing{FramingConsole, FramingRaw} {
+		if few, many := count(framing, 10), count(framing, 1000); many > few+20 {
+			t.Errorf("%s: an upload of 10 chunks allocates %.0f times, one of 1000 chunks %.0f times", framing, few, many)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package smp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,8 @@ type Options struct {
 	// that a request spends on the wire is added to its timeout. 0 means a
 	// line too fast to matter.
 	Baud int
+	// Framing is the one that the target is built for; see [Client.SetFraming].
+	Framing Framing
 	// Text receives every line that is no SMP frame: boot banners and logs.
 	// It is called from the client's reader and must not block.
 	Text func(line []byte)
@@ -55,6 +58,8 @@ type Client struct {
 	sent    [256]uint64 // hash of the last message under each number
 	seq     uint8
 	nudge   bool
+	left    time.Time // when what was written has left the line
+	raw     rawTalk
 	readErr error
 	stats   Stats
 }
@@ -103,7 +108,10 @@ func NewClient(line io.ReadWriteCloser, opts Options) *Client {
 		// A line feed before the first frame ends whatever half line a
 		// power-up glitch left in the device's buffer: MCUboot drops a frame
 		// whose marker is not at the start of a line.
-		nudge: true,
+		nudge: opts.Framing == FramingConsole,
+	}
+	if opts.Framing == FramingRaw {
+		c.seq = rawSeq
 	}
 	c.wg.Go(c.read)
 	c.wg.Go(c.write)
@@ -159,15 +167,30 @@ func (c *Client) read() {
 		}
 	}()
 	var (
-		dec Decoder
-		buf = make([]byte, 4096)
+		dec  Decoder
+		bare = rawDecoder{asked: c.asked, codec: c.codec}
+		buf  = make([]byte, 4096)
 	)
 	for {
 		n, err := c.line.Read(buf)
 		if n > 0 {
-			dec.Feed(buf[:n], c.deliver, c.opts.Text)
 			c.mu.Lock()
-			c.stats.Decoder = dec.Stats()
+			raw, stale := c.opts.Framing == FramingRaw, c.raw.stale
+			c.raw.stale = false
+			c.mu.Unlock()
+			if raw && stale {
+				bare.giveUp(c.deliver, c.opts.Text)
+			}
+			var stats DecoderStats
+			if raw {
+				bare.feed(buf[:n], c.deliver, c.opts.Text)
+				stats = bare.stats
+			} else {
+				dec.Feed(buf[:n], c.deliver, c.opts.Text)
+				stats = dec.Stats()
+			}
+			c.mu.Lock()
+			c.stats.Decoder = stats
 			c.mu.Unlock()
 		}
 		if err != nil {
@@ -195,6 +218,7 @@ func (c *Client) deliver(msg []byte) {
 	}
 	c.pending[h.Sequence] = nil
 	c.stats.Answers++
+	c.raw.known = true
 	a := answer{header: h}
 	if h.Group == GroupImage && h.Command == cmdImageUpload {
 		a.off, a.plain = plainOffset(payload)
@@ -234,6 +258,12 @@ func (c *Client) put(w write) error {
 		}
 	}
 	_, err := c.line.Write(w.frame)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left = c.left.Add(c.lineTime(len(w.frame)))
+	if now := time.Now(); c.left.Before(now) {
+		c.left = now
+	}
 	return err
 }
 
@@ -291,7 +321,11 @@ func (c *Client) send(ctx context.Context, r request, answers chan<- answer) (ui
 	if err != nil {
 		return 0, err
 	}
-	frame := r.frame.append(make([]byte, 0, r.frame.size(len(msg))), msg)
+	framing := c.framing()
+	if framing != bare {
+		framing = cmp.Or(r.frame, framing)
+	}
+	frame := framing.append(make([]byte, 0, framing.size(len(msg))), msg)
 
 	done := make(chan error, 1)
 	select {
@@ -337,20 +371,29 @@ func (c *Client) forget(seq uint8, answers chan<- answer) {
 }
 
 // cut notes that a frame was left half sent: the next one starts on a fresh
-// line, whose start marker makes the device forget that half.
+// line, whose start marker makes the device forget that half, or after a rest.
 func (c *Client) cut() {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.opts.Framing == FramingRaw {
+		c.raw.spoilt = true
+		c.left = time.Now() // it may only now come to what it got
+		return
+	}
 	c.nudge = true
-	c.mu.Unlock()
 }
 
 // silence notes that a request was not answered: its frame may have died half
-// way, so the next one starts on a fresh line.
+// way, so the next one starts on a fresh line, or after a rest.
 func (c *Client) silence() {
 	c.mu.Lock()
-	c.nudge = true
+	defer c.mu.Unlock()
 	c.stats.Timeouts++
-	c.mu.Unlock()
+	if c.opts.Framing == FramingRaw {
+		c.raw.spoilt = c.raw.spoilt || c.raw.known
+		return
+	}
+	c.nudge = true
 }
 
 func (c *Client) lineError() error {
@@ -365,7 +408,7 @@ func (c *Client) lineError() error {
 
 // wireTime is how long n payload bytes and their framing take to the device.
 func (c *Client) wireTime(n int) time.Duration {
-	return c.lineTime(WireSize(HeaderSize + n))
+	return c.lineTime(c.framing().size(HeaderSize + n))
 }
 
 // lineTime is how long n bytes take to the device, 0 if the line's speed is
@@ -402,6 +445,9 @@ func (c *Client) wait(ctx context.Context, name string, answers <-chan answer, t
 
 // do sends r and decodes its answer into out.
 func (c *Client) do(ctx context.Context, r request, out interface{ check(string) error }) error {
+	if err := c.rest(ctx, r.name); err != nil {
+		return err
+	}
 	timeout := r.timeout
 	if timeout <= 0 {
 		c.mu.Lock()

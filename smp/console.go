@@ -45,8 +45,11 @@ func crc16(crc uint16, p []byte) uint16 {
 }
 
 // framing is the length of the lines that a frame is made of: the line buffer
-// they have to fit, in bytes. 0 means lineLength.
+// they have to fit, in bytes. 0 means lineLength, and bare no lines at all.
 type framing int
+
+// bare is the framing of the raw protocol: none.
+const bare framing = -1
 
 // raw is how many packet bytes one full line carries. A line is a whole number
 // of base64 groups, because each is decoded by itself; with marker and line
@@ -58,17 +61,25 @@ func (f framing) raw() int {
 	return (int(f) - 4) / 4 * 3
 }
 
-// lines returns how many lines a message of n bytes takes.
+// lines returns how many lines a message of n bytes takes. Not for bare.
 func (f framing) lines(n int) int { return (n + packetOverhead + f.raw() - 1) / f.raw() }
 
 // size returns how many bytes a message of n bytes takes on the wire.
-func (f framing) size(n int) int { return (n+packetOverhead+2)/3*4 + 3*f.lines(n) }
+func (f framing) size(n int) int {
+	if f == bare {
+		return n
+	}
+	return (n+packetOverhead+2)/3*4 + 3*f.lines(n)
+}
 
-// full returns how many bytes a full line takes on the wire.
+// full returns how many bytes a full line takes on the wire. Not for bare.
 func (f framing) full() int { return f.raw()/3*4 + 3 }
 
-// append appends msg to dst as console lines.
+// append appends msg to dst as it goes over the wire.
 func (f framing) append(dst, msg []byte) []byte {
+	if f == bare {
+		return append(dst, msg...)
+	}
 	var (
 		head, tail [2]byte
 		buf        [maxLineLength / 4 * 3]byte
@@ -108,7 +119,7 @@ func WireSize(n int) int { return framing(0).size(n) }
 type DecoderStats struct {
 	Messages  int // whole packets with a good CRC
 	BadLine   int // marked lines that were not base64, or over-long
-	BadPacket int // packets with a wrong CRC or length, or cut short by another
+	BadPacket int // packets with a wrong CRC or length, or cut short by another; raw answers that were damaged or cut short
 }
 
 // Decoder finds SMP packets in whatever a console line carries: boot banners,

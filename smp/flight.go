@@ -100,6 +100,9 @@ func (u *upload) run(ctx context.Context) error {
 	defer u.drop()
 	for u.off < len(u.data) {
 		u.choose()
+		if err := u.c.rest(ctx, uploadRequest); err != nil {
+			return err
+		}
 		if err := u.fill(); err != nil {
 			return err
 		}
@@ -384,7 +387,7 @@ func (u *upload) timeout(f *flight) (t time.Duration, brief bool) {
 	switch last := f.end == len(u.data); {
 	case last:
 		longest = u.opts.LastTimeout
-	case u.pace.usual == 0 || u.opts.Resends == 0 || f.erases && u.pace.slowErase == 0:
+	case u.pace.usual == 0 || u.opts.Resends == 0 || f.erases && u.pace.slowErase == 0 || u.frame == bare:
 	case u.mode == ModeOverlapped && !f.erases:
 		return min(u.pace.expect(), longest), true
 	case tries == 0:

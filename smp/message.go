@@ -105,6 +105,19 @@ func (h Header) Append(dst []byte) []byte {
 	return append(dst, h.Sequence, h.Command)
 }
 
+// parseHeader reads the header that b, which is long enough, begins with.
+func parseHeader(b []byte) Header {
+	return Header{
+		Version:  Version(b[0] >> 3 & 3),
+		Op:       Op(b[0] & 7),
+		Flags:    b[1],
+		Length:   binary.BigEndian.Uint16(b[2:]),
+		Group:    Group(binary.BigEndian.Uint16(b[4:])),
+		Sequence: b[6],
+		Command:  b[7],
+	}
+}
+
 // ParseMessage splits a message into header and payload. It refuses a message
 // shorter than its header says; bytes beyond the stated length are refused
 // too, as no server sends them.
@@ -112,15 +125,7 @@ func ParseMessage(msg []byte) (Header, []byte, error) {
 	if len(msg) < HeaderSize {
 		return Header{}, nil, fmt.Errorf("smp: message of %d bytes is shorter than its %d-byte header", len(msg), HeaderSize)
 	}
-	h := Header{
-		Version:  Version(msg[0] >> 3 & 3),
-		Op:       Op(msg[0] & 7),
-		Flags:    msg[1],
-		Length:   binary.BigEndian.Uint16(msg[2:]),
-		Group:    Group(binary.BigEndian.Uint16(msg[4:])),
-		Sequence: msg[6],
-		Command:  msg[7],
-	}
+	h := parseHeader(msg)
 	payload := msg[HeaderSize:]
 	if int(h.Length) != len(payload) {
 		return h, nil, fmt.Errorf("smp: header announces %d bytes of payload, %d came", h.Length, len(payload))

@@ -64,12 +64,25 @@ func (c *Client) Probe(ctx context.Context, timeout time.Duration) (Target, erro
 // AwaitTarget probes every interval until something answers, at most for the
 // time given by total. Earlier probes stay open while later ones go out, so
 // that a device or adapter slower than the interval is heard all the same.
-// Silence to the end is a *TimeoutError.
+// Silence to the end is a *TimeoutError. A raw target has answered only when it
+// has answered the last probe, since an earlier one may have left part of a
+// later one with it; that may take RawQuiet beyond total.
 func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (Target, error) {
 	r := probeRequest(emptyMap)
+	raw := c.Framing() == FramingRaw
+	if raw {
+		// No payload, which nobody asks for: of what comes while it is still busy
+		// with its start a bootloader may keep eight bytes and no more, one in each
+		// line buffer. They are a whole message.
+		r.payload = nil
+	}
 	every += c.wireTime(len(r.payload))
+	if err := c.rest(ctx, r.name); err != nil {
+		return TargetUnknown, err
+	}
 	deadline := time.Now().Add(total)
 	answers := make(chan answer, maxOutstanding)
+	heard, again := false, false // of a raw target
 	var open []uint8
 	defer func() {
 		for _, seq := range open {
@@ -81,6 +94,12 @@ func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (T
 		if left <= 0 {
 			return TargetUnknown, &TimeoutError{Request: r.name, After: total}
 		}
+		if rest := c.resting(); rest > 0 {
+			if err := c.pause(ctx, r.name, min(rest, left)); err != nil {
+				return TargetUnknown, err
+			}
+			continue
+		}
 		wctx, cancel := context.WithTimeoutCause(ctx, left, &TimeoutError{Request: r.name, After: total})
 		seq, err := c.send(wctx, r, answers)
 		cancel()
@@ -91,9 +110,27 @@ func (c *Client) AwaitTarget(ctx context.Context, every, total time.Duration) (T
 			c.forget(open[0], answers)
 			open = open[1:]
 		}
+		if heard {
+			every = max(every, rawSettle)
+		}
 		a, err := c.wait(ctx, r.name, answers, min(every, max(time.Until(deadline), 0)))
+		for raw && err == nil && a.header.Sequence != seq {
+			// It is there, and is given the time to be heard again.
+			if again := time.Now().Add(RawQuiet + every + rawSettle); !heard && deadline.Before(again) {
+				deadline = again
+			}
+			heard = true
+			a, err = c.wait(ctx, r.name, answers, rawSettle)
+		}
 		var silent *TimeoutError
 		if errors.As(err, &silent) {
+			if heard && !again {
+				// The others were lost as a whole, most likely: once more at once.
+				again = true
+				c.mu.Lock()
+				c.raw.spoilt = false
+				c.mu.Unlock()
+			}
 			continue
 		}
 		if err != nil {
@@ -134,6 +171,8 @@ func (c *Client) probeSize(ctx context.Context, size int, frame framing, timeout
 
 // padding is a CBOR map {"pad": bytes} of exactly n bytes, nil if there is
 // none of that size. Where the head of the bytes leaves a gap, the name is longer.
+// The bytes are ones that a raw target whose buffer is too small for them does not
+// take for headers: of zeros it would answer every eight.
 func padding(n int) []byte {
 	for _, name := range []string{"pad", "pads"} {
 		if out := padded(name, n); out != nil {
@@ -162,7 +201,10 @@ func padded(name string, n int) []byte {
 		case 3:
 			out = append(out, 0x59, byte(body>>8), byte(body))
 		}
-		return out[:n]
+		for len(out) < n {
+			out = append(out, 0xff)
+		}
+		return out
 	}
 	return nil
 }
@@ -207,7 +249,11 @@ func (c *Client) Reset(ctx context.Context, mode BootMode) error {
 		}{mode})
 	}
 	var out status
-	return c.do(ctx, request{name: "reset", op: OpWrite, group: GroupOS, command: cmdReset, payload: payload}, &out)
+	err := c.do(ctx, request{name: "reset", op: OpWrite, group: GroupOS, command: cmdReset, payload: payload}, &out)
+	c.mu.Lock()
+	c.raw.known, c.raw.vain = false, time.Time{} // what starts has yet to be found
+	c.mu.Unlock()
+	return err
 }
 
 // Params is what a server says of its buffers.

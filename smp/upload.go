@@ -221,7 +221,7 @@ const MessageSizeProbe = "message size probe"
 // answered twice in a row, since one may have met an idle moment of the main loop.
 func (c *Client) Takes(ctx context.Context, size int, lines Lines) (bool, error) {
 	times := 1
-	if c.opts.Baud <= 0 && size > lines.Holds() {
+	if c.opts.Baud <= 0 && size > lines.Holds() && c.Framing() == FramingConsole {
 		times = 2
 	}
 	for range times {
@@ -290,7 +290,16 @@ func (c *Client) Upload(ctx context.Context, data []byte, opts UploadOptions) (r
 	if len(data) == 0 {
 		return UploadResult{}, errors.New("smp: nothing to upload: the image is empty")
 	}
-	u := newUpload(c, data, opts.withDefaults())
+	opts = opts.withDefaults()
+	if c.Framing() == FramingRaw {
+		// A raw bootloader has one buffer and takes a few bytes at most while it
+		// works. What it has not answered must have been forgotten before it is
+		// sent again.
+		opts.LineLength, opts.Overlap, opts.Window = int(bare), OverlapOff, 1
+		opts.ChunkTimeout = max(opts.ChunkTimeout, RawQuiet)
+		opts.LastTimeout = max(opts.LastTimeout, RawQuiet)
+	}
+	u := newUpload(c, data, opts)
 	start := time.Now()
 	defer func() { r.Elapsed = time.Since(start) }()
 	if u.opts.MessageSize == 0 {
@@ -503,6 +512,9 @@ func (u *upload) first(ctx context.Context) error {
 // firstOnce sends the first chunk once. It reports whether the device is
 // known not to have got it.
 func (u *upload) firstOnce(ctx context.Context, r request) (lost bool, err error) {
+	if err := u.c.rest(ctx, r.name); err != nil {
+		return false, err
+	}
 	timeout := u.opts.FirstTimeout + u.c.wireTime(len(r.payload))
 	fctx, cancel := context.WithTimeoutCause(ctx, timeout, &TimeoutError{Request: r.name, After: timeout})
 	defer cancel()
@@ -520,6 +532,11 @@ func (u *upload) firstOnce(ctx context.Context, r request) (lost bool, err error
 	ask.name = "upload position"
 	places := make(chan answer, maxPositionQueries)
 	patience := u.opts.ChunkTimeout + u.c.wireTime(len(r.payload))
+	if u.frame == bare {
+		// Of a question that comes while it erases a raw device may keep a part,
+		// and must be left alone afterwards. So not before it should be done.
+		patience = u.opts.FirstTimeout / 2
+	}
 	for asked := 0; ; {
 		t := time.NewTimer(min(patience, max(time.Until(deadline), 0)))
 		select {
@@ -552,7 +569,7 @@ func (u *upload) firstOnce(ctx context.Context, r request) (lost bool, err error
 				u.c.silence()
 				return false, &TimeoutError{Request: r.name, After: timeout}
 			}
-			if u.opts.Encrypted || asked == maxPositionQueries {
+			if u.opts.Encrypted || asked == maxPositionQueries || asked > 0 && u.frame == bare {
 				patience = timeout // nothing more to try: only wait
 				continue
 			}

@@ -16,7 +16,8 @@ type bound struct {
 	writeSize   int // chunks are a multiple of it, bytes
 	slots       int // of a bootloader's image, of which two have a trailer to erase
 	application bool
-	lineLength  int // of the bootloader's line buffers in bytes, 128 if 0
+	lineLength  int  // of the bootloader's line buffers in bytes, 128 if 0
+	raw         bool // no framing: one at a time whatever the mode
 }
 
 // lineBuffers is MCUboot's CONFIG_BOOT_LINE_BUFS. One holds the line being
@@ -51,6 +52,9 @@ func (b bound) least(size int, mode smp.UploadMode, window int) time.Duration {
 	)
 	lineBytes, lineData, decoding := b.line()
 	framing := smp.Lines{Length: b.lineLength}
+	if b.raw {
+		mode, decoding = smp.ModeStopAndWait, 0 // there are no lines to be decoded
+	}
 	erased := 0
 	for off := 0; off < size; {
 		head := b.overhead(off, size)
@@ -63,6 +67,9 @@ func (b bound) least(size int, mode smp.UploadMode, window int) time.Duration {
 		message := head + n
 		lines := (message + 4 + lineData - 1) / lineData
 		wire := framing.WireSize(message)
+		if b.raw {
+			lines, wire = 1, message
+		}
 		for i := range lines {
 			start := sent
 			switch mode {
@@ -108,7 +115,11 @@ func (b bound) least(size int, mode smp.UploadMode, window int) time.Duration {
 			}
 		}
 		off += n
-		cpu += time.Duration(answerSize(off)) * perByte
+		answer := answerSize(off)
+		if !b.raw {
+			answer = smp.WireSize(answer)
+		}
+		cpu += time.Duration(answer) * perByte
 		released[len(released)-1] = cpu
 		answered = append(answered, cpu)
 	}
@@ -150,9 +161,9 @@ func (b bound) overhead(off, size int) int {
 	return n
 }
 
-// answerSize is the length of an answer on the wire: {"rc":0,"off":n} in a map
-// without a length, framed.
-func answerSize(off int) int { return smp.WireSize(smp.HeaderSize + 1 + 4 + 4 + cborSize(off) + 1) }
+// answerSize is the length of an answer: {"rc":0,"off":n} in a map without a
+// length.
+func answerSize(off int) int { return smp.HeaderSize + 1 + 4 + 4 + cborSize(off) + 1 }
 
 // cborSize is the length of an unsigned integer in CBOR.
 func cborSize(n int) int {

@@ -21,6 +21,7 @@ import (
 type benchPort struct {
 	port, image, key, part string
 	speed                  string // as given: a number or auto
+	framing                string
 	baud                   int
 	usb                    bool
 	wait                   time.Duration
@@ -43,6 +44,9 @@ func (p *benchPort) measure(ctx context.Context) (r benchReport, err error) {
 	} else if p.usb {
 		return r, badInput(errors.New("--baud auto is not for --usb: a board's own port has no speed"))
 	}
+	if err := knownFraming(p.framing); err != nil {
+		return r, err
+	}
 	if p.part != "" {
 		known, err := sim.PartByName(p.part)
 		if err != nil {
@@ -53,11 +57,11 @@ func (p *benchPort) measure(ctx context.Context) (r benchReport, err error) {
 	var job *line.Job
 	if p.image != "" {
 		recipe := &configs.Recipe{
-			Entry: configs.PowerOn, SlotPolicy: configs.AutoPolicy, AllowDowngrade: true,
+			Entry: configs.PowerOn, Framing: configs.Framing(p.framing), SlotPolicy: configs.AutoPolicy, AllowDowngrade: true,
 			Timeouts: configs.DefaultTimeouts(), Retries: configs.Retries{Chunk: 5},
 			Check: configs.Check{Within: configs.Duration(2 * time.Second), Proof: configs.AutoProof},
 		}
-		recipe.Timeouts.Total += configs.Duration(p.wait)
+		recipe.Timeouts.Total += configs.Duration(p.wait) + configs.Duration(rawExtra)
 		if job, err = manualJob(recipe, p.image, p.key, benchWriteSize); err != nil {
 			return r, badInput(err)
 		}
@@ -82,11 +86,12 @@ func (p *benchPort) measure(ctx context.Context) (r benchReport, err error) {
 	actx, abort := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer abort(nil)
 	defer context.AfterFunc(ctx, func() { abort(line.ErrAborted) })()
+	job.Framing = configs.Framing(p.framing) // as it was found
 	res := job.Flash(actx, &manualSite{port: p.port, baud: p.baud, wait: p.wait, usb: p.usb}, nil)
 	for _, s := range res.Steps {
 		r.Phases = append(r.Phases, benchPhase{s.Name, s.Duration.Seconds()})
 		if s.Name == line.StepUpload && s.Bytes > 0 {
-			b := bound{part: part, baud: p.baud, message: res.MessageSize, writeSize: benchWriteSize, slots: 1, application: target == smp.TargetApplication}
+			b := bound{part: part, baud: p.baud, message: res.MessageSize, writeSize: benchWriteSize, slots: 1, application: target == smp.TargetApplication, raw: p.framing == string(configs.RawFraming)}
 			ceiling := smp.ModeOverlapped
 			if b.application {
 				ceiling = smp.ModeWindow
@@ -119,7 +124,10 @@ func (p *benchPort) probe(ctx context.Context, r *benchReport) (smp.Target, erro
 	var target smp.Target
 	defer site.Down() // what it says is said again when the port is opened
 	if err := r.phase(ctx, "find", func(ctx context.Context) (err error) {
-		client, target, err = site.Enter(ctx, fixtures.Entry{}, nil)
+		client, target, err = site.Enter(ctx, fixtures.Entry{Framing: configs.Framing(p.framing)}, nil)
+		if err == nil {
+			p.framing = client.Framing().String()
+		}
 		return err
 	}); err != nil {
 		return 0, portError(err)

@@ -92,6 +92,9 @@ func (b *benchRun) measure(ctx context.Context, c benchCase, work func(context.C
 	if c.lineLength > 0 {
 		options = append(options, "--line-length", fmt.Sprint(c.lineLength), "--receive-size", fmt.Sprint(c.message+4))
 	}
+	if c.raw {
+		options = append(options, "--raw")
+	}
 	// The boards live until the power is off, whatever ends the measuring.
 	if k.boards, err = startBoards(context.WithoutCancel(ctx), filepath.Join(dir, "ports"), c.sites, options...); err != nil {
 		return r, err
@@ -169,6 +172,9 @@ func (b *benchRun) one(ctx context.Context, c benchCase, k *bench, r *benchRepor
 		return err
 	}
 	enter := fixtures.Entry{Method: configs.RecoveryPin}
+	if c.raw {
+		enter.Framing = configs.RawFraming
+	}
 	want := smp.TargetBootloader
 	if c.application {
 		enter, want = fixtures.Entry{Method: configs.PowerOn, Within: 5 * time.Second}, smp.TargetApplication

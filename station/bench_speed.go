@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"flashline/configs"
 	"flashline/fixtures"
 	"flashline/smp"
 )
@@ -96,7 +97,13 @@ func (p *benchPort) atSpeed(ctx context.Context, baud int) (s benchSpeed, err er
 	if err != nil {
 		return s, err
 	}
-	c := smp.NewClient(port, smp.Options{Baud: baud})
+	// In doubt it is asked with frames: to ask in both ways takes a pause of
+	// seconds between them, at each speed.
+	talk := smp.Options{Baud: baud}
+	if p.framing == string(configs.RawFraming) {
+		talk.Framing = smp.FramingRaw
+	}
+	c := smp.NewClient(port, talk)
 	defer func() { err = errors.Join(err, c.Close()) }()
 	target, err := c.AwaitTarget(ctx, speedWait/3, speedWait)
 	_, silent := errors.AsType[*smp.TimeoutError](err)

@@ -46,6 +46,10 @@ func TestBound(t *testing.T) {
 			name: "one chunk", bound: bound{part: quick(), baud: 1_000_000, message: 1020, writeSize: 4},
 			size: 496, mode: smp.ModeStopAndWait, want: 7650 * time.Microsecond,
 		}, {
+			// The same without frames: 525 bytes there, 21 back.
+			name: "raw", bound: bound{part: sim.Part{SectorSize: 1, WriteSize: 1, NoErase: true, LineTime: 575 * time.Microsecond}, baud: 1_000_000, message: 1020, writeSize: 4, raw: true},
+			size: 496, mode: smp.ModeOverlapped, want: 5460 * time.Microsecond,
+		}, {
 			// The same, 124 words and one sector, and the trailer of two slots.
 			name: "flash", bound: bound{part: sim.Part{SectorSize: 4096, WriteSize: 4, EraseTime: 85 * time.Millisecond, WriteTime: 41 * time.Microsecond, Progressive: true}, baud: 1_000_000, message: 1020, writeSize: 4, slots: 2},
 			size: 496, mode: smp.ModeStopAndWait, want: 7650*time.Microsecond + 124*41*time.Microsecond + 2*85*time.Millisecond,
@@ -200,7 +204,7 @@ func TestBenchBaudAutoLoop(t *testing.T) {
 		io.Copy(master, master) // until nobody has the other end
 	}()
 	defer func() { tty.Close(); <-looped; master.Close() }()
-	r, err := (&benchPort{port: tty.Name(), speed: "auto"}).measure(t.Context())
+	r, err := (&benchPort{port: tty.Name(), speed: "auto", framing: "auto"}).measure(t.Context())
 	if err != nil || len(r.Speeds) != 1 || r.Baud != 3_000_000 || r.Speeds[0].Answered != "loop" || r.Speeds[0].Probes != speedProbes || r.Speeds[0].Lost != 0 {
 		t.Errorf("%d baud, %v, %+v", r.Baud, err, r.Speeds)
 	}
@@ -208,11 +212,11 @@ func TestBenchBaudAutoLoop(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	r, err = (&benchPort{port: file, speed: "auto"}).measure(t.Context())
+	r, err = (&benchPort{port: file, speed: "auto", framing: "auto"}).measure(t.Context())
 	if e, ok := errors.AsType[*exitError](err); !ok || e.code != exitFault || len(r.Speeds) != 0 {
 		t.Errorf("a file: %v, %+v", err, r.Speeds)
 	}
-	for _, p := range []benchPort{{port: file, speed: "fast"}, {port: file, speed: "0"}, {port: file, speed: "auto", usb: true}} {
+	for _, p := range []benchPort{{port: file, speed: "fast", framing: "auto"}, {port: file, speed: "0", framing: "auto"}, {port: file, speed: "auto", framing: "auto", usb: true}} {
 		if _, err := p.measure(t.Context()); err == nil || !strings.Contains(err.Error(), "--baud") {
 			t.Errorf("%+v: %v", p, err)
 		}
@@ -250,7 +254,7 @@ func TestBenchBaudAuto(t *testing.T) {
 			}
 			awaitBoot(t.Context(), b)
 			before := b.Slot(0)
-			r, err := (&benchPort{port: b.Port(), speed: "auto"}).measure(t.Context())
+			r, err := (&benchPort{port: b.Port(), speed: "auto", framing: "auto"}).measure(t.Context())
 			if (err == nil) != (tt.want > 0) || r.Baud != tt.want || len(r.Speeds) != tt.asked {
 				t.Fatalf("%d baud, %v, after %+v", r.Baud, err, r.Speeds)
 			}

@@ -25,6 +25,7 @@ import (
 type explanation struct {
 	Port        string            `json:"port"`
 	Baud        int               `json:"baud"`
+	Framing     string            `json:"framing"` // of what answers, else the one asked for
 	Target      string            `json:"target"`
 	MessageSize int               `json:"message_size"` // largest SMP message that the board takes, bytes
 	BufferSize  int               `json:"buffer_size,omitempty"`
@@ -86,6 +87,7 @@ type explainedSlot struct {
 func newExplain() *cobra.Command {
 	var (
 		port, format string
+		framing      string
 		baud         int
 		wait         time.Duration
 	)
@@ -97,8 +99,8 @@ it can take and tell, which images it holds, what its answers betray of its
 release, and which slot policy a run would follow and why, with what is missing
 for the others. It writes nothing to the board and leaves it as it is.
 
-A board that does not answer is asked in other ways, at other speeds and in the
-raw protocol, for some seconds; what can be told from here is said.
+A board that does not answer is asked in the raw protocol, in other ways and at
+other speeds, for some seconds; what can be told from here is said.
 
 Exit codes: 0 something answered, 1 silence, 2 bad input, 3 port fault.`,
 		Args: cobra.NoArgs,
@@ -109,8 +111,11 @@ Exit codes: 0 something answered, 1 silence, 2 bad input, 3 port fault.`,
 			if format != "text" && format != "json" {
 				return badInput(fmt.Errorf("there is no format %q: use text or json", format))
 			}
+			if err := knownFraming(framing); err != nil {
+				return err
+			}
 			e := explanation{
-				Port: port, Baud: baud, Images: []explainedImage{}, Slots: []explainedSlot{},
+				Port: port, Baud: baud, Framing: framing, Images: []explainedImage{}, Slots: []explainedSlot{},
 				Hints: []string{}, Policies: []explainedPolicy{}, Notes: []string{},
 			}
 			asked := e.ask(cmd.Context(), wait)
@@ -137,6 +142,7 @@ Exit codes: 0 something answered, 1 silence, 2 bad input, 3 port fault.`,
 	fl := cmd.Flags()
 	fl.StringVar(&port, "port", "", "serial port of the board, a `path`")
 	fl.IntVar(&baud, "baud", 115200, "speed of the port in bits per second")
+	framingFlag(cmd, &framing)
 	fl.DurationVar(&wait, "wait", 5*time.Second, "how long to wait for the board to answer")
 	fl.StringVar(&format, "format", "text", "text or json")
 	return cmd
@@ -152,15 +158,18 @@ func (e *explanation) ask(ctx context.Context, wait time.Duration) error {
 		}
 		return stationFault(err)
 	}
-	c := smp.NewClient(p, smp.Options{Baud: e.Baud})
+	how := fixtures.Entry{Method: configs.PowerOn, Framing: configs.Framing(e.Framing)}
+	first, _ := how.Framings()
+	c := smp.NewClient(p, smp.Options{Baud: e.Baud, Framing: first})
 	defer c.Close()
-	target, err := c.AwaitTarget(ctx, 100*time.Millisecond, wait)
+	target, err := awaitTarget(ctx, c, how, wait)
 	if _, silent := errors.AsType[*smp.TimeoutError](err); silent {
 		if err := c.Close(); err != nil {
 			return stationFault(err)
 		}
-		return e.diagnose(ctx, wait)
+		return e.diagnose(ctx, how, wait)
 	}
+	e.Framing = c.Framing().String()
 	q := question{ctx: ctx, c: c, e: e, facts: line.Facts{Target: target, Mode: smp.ModeUnknown}}
 	switch _, broken := errors.AsType[*smp.PortError](err); {
 	case broken || ctx.Err() != nil:
@@ -210,6 +219,9 @@ func (q *question) ask() error {
 		}
 	}
 	if q.facts.Target == smp.TargetBootloader {
+		if q.c.Framing() == smp.FramingRaw {
+			q.hints.since("newer than 2.4", "It speaks the raw protocol, which came after MCUboot 2.4.")
+		}
 		q.e.Release, q.e.Hints = q.hints.release, append(q.e.Hints, q.hints.all...)
 	}
 	return nil
@@ -449,11 +461,13 @@ const rawQuiet = 2500 * time.Millisecond
 
 // diagnose finds out what can be told of a silence without pins: the board is
 // taken as it is.
-func (e *explanation) diagnose(ctx context.Context, waited time.Duration) error {
-	select {
-	case <-time.After(rawQuiet):
-	case <-ctx.Done():
-		return stationFault(context.Cause(ctx))
+func (e *explanation) diagnose(ctx context.Context, how fixtures.Entry, waited time.Duration) error {
+	if how.Framing == configs.ConsoleFraming { // else it was the last to be tried
+		select {
+		case <-time.After(rawQuiet):
+		case <-ctx.Done():
+			return stationFault(context.Cause(ctx))
+		}
 	}
 	fixture, err := fixtures.Open(&configs.Station{
 		Sites: []configs.Site{{Number: 1, Port: e.Port, Baud: e.Baud}},
@@ -462,13 +476,15 @@ func (e *explanation) diagnose(ctx context.Context, waited time.Duration) error 
 		return stationFault(err)
 	}
 	defer fixture.Close()
-	s, err := fixture.Sites()[0].Diagnose(ctx, fixtures.Entry{Method: configs.PowerOn})
+	s, err := fixture.Sites()[0].Diagnose(ctx, how)
 	if err != nil {
 		return stationFault(err)
 	}
 	detail, next := s.Explain()
-	if s.Cause == fixtures.SilenceBaud {
-		// There is no station file here to be mended.
+	switch s.Cause { // there are no files here to be mended
+	case fixtures.SilenceRaw, fixtures.SilenceConsole:
+		next = "Ask it with --framing auto."
+	case fixtures.SilenceBaud:
 		detail = fmt.Sprintf("the board answers at %d baud", s.Baud)
 		next = fmt.Sprintf("Ask it with --baud %d, and write baud = %d into the station file.", s.Baud, s.Baud)
 	}
@@ -493,7 +509,7 @@ func (e *explanation) diagnose(ctx context.Context, waited time.Duration) error 
 func ruledOut(cause fixtures.SilenceCause) []string {
 	const raw, echo, shared, speed = "the raw protocol", "a line that sends back what it gets", "another program that has the port open", "another of the usual speeds"
 	switch cause {
-	case fixtures.SilenceEcho, fixtures.SilenceLate:
+	case fixtures.SilenceEcho, fixtures.SilenceLate, fixtures.SilenceConsole:
 		return []string{raw}
 	case fixtures.SilenceBaud:
 		return []string{raw, echo}
@@ -513,7 +529,11 @@ func (e *explanation) text(b *bytes.Buffer) {
 	}
 	yes := map[bool]string{true: "yes", false: "no"}
 	say("port", "%s at %d baud", e.Port, e.Baud)
-	say("answers", "%s", e.Target)
+	if e.Framing == smp.FramingRaw.String() {
+		say("answers", "%s, in the raw protocol", e.Target)
+	} else {
+		say("answers", "%s", e.Target)
+	}
 	if e.Board != "" {
 		say("board", "%s", e.Board)
 	}

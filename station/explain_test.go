@@ -178,7 +178,6 @@ func TestExplainSilence(t *testing.T) {
 	}{
 		{"no power", sim.Options{}, false, "115200", fixtures.SilenceNothing, "has the board power"},
 		{"another speed", sim.Options{Baud: 1_000_000}, true, "115200", fixtures.SilenceBaud, "--baud 1000000"},
-		{"raw", sim.Options{Build: sim.BuildOptions{Raw: true}}, true, "115200", fixtures.SilenceRaw, "RAW_PROTOCOL=n"},
 		{"started too late to hear it", sim.Options{Image: image, Build: sim.BuildOptions{NoEntrancePin: true}}, true, "115200", fixtures.SilenceNothing, "Ruled out: the raw protocol"},
 	}
 	var wg sync.WaitGroup
@@ -197,6 +196,36 @@ func TestExplainSilence(t *testing.T) {
 				t.Errorf("explained as %s", g.json)
 			}
 		})
+	}
+}
+
+// A board without frames is found, and asked all the same.
+func TestExplainRaw(t *testing.T) {
+	t.Parallel()
+	build := sim.BuildOptions{Raw: true, Params: true, SlotInfo: true}
+	got := make([]explained, 4)
+	var wg sync.WaitGroup
+	for i, framing := range []string{"auto", "raw", "console"} {
+		wg.Go(func() {
+			got[i] = explainBoard(t, sim.Options{Build: build}, false, true, "--wait", "300ms", "--framing", framing)
+		})
+	}
+	wg.Go(func() {
+		got[3] = explainBoard(t, sim.Options{}, false, true, "--wait", "300ms", "--framing", "raw")
+	})
+	wg.Wait()
+	for _, g := range got[:2] {
+		if g.code != exitPassed || g.e.Framing != "raw" || g.e.Target != "bootloader" || g.e.MessageSize != 1020 || g.e.Policy != "primary" || g.e.Release != "newer than 2.4" || len(g.e.Slots) != 2 || g.changed {
+			t.Errorf("exit code %d, %s", g.code, g.json)
+		}
+		if !strings.Contains(g.text, "bootloader, in the raw protocol\n") {
+			t.Errorf("text %s", g.text)
+		}
+	}
+	for i, cause := range []fixtures.SilenceCause{fixtures.SilenceRaw, fixtures.SilenceConsole} {
+		if g := got[2+i]; g.code != exitFailed || g.e.Silence == nil || g.e.Silence.Cause != string(cause) || !strings.Contains(g.errs, "--framing auto") {
+			t.Errorf("exit code %d, %s%s", g.code, g.json, g.errs)
+		}
 	}
 }
 

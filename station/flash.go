@@ -20,6 +20,7 @@ import (
 func newFlash() *cobra.Command {
 	var (
 		port, image, key, policy string
+		framing                  string
 		baud, writeSize          int
 		wait                     time.Duration
 		bootMode, downgrade, usb bool
@@ -42,7 +43,7 @@ Exit codes: 0 verified, 1 the board failed, 2 bad input, 3 port fault.`,
 				return badInput(errors.New("give the port and the image, as --port /dev/ttyACM0 --image app.signed.bin"))
 			}
 			r := configs.Recipe{
-				Entry: configs.PowerOn, SlotPolicy: configs.SlotPolicy(policy), AllowDowngrade: downgrade,
+				Entry: configs.PowerOn, Framing: configs.Framing(framing), SlotPolicy: configs.SlotPolicy(policy), AllowDowngrade: downgrade,
 				Timeouts: configs.DefaultTimeouts(), Retries: configs.Retries{Chunk: 5},
 				Check: configs.Check{Within: configs.Duration(2 * time.Second), Proof: configs.AutoProof},
 			}
@@ -52,7 +53,10 @@ Exit codes: 0 verified, 1 the board failed, 2 bad input, 3 port fault.`,
 			if known := configs.SlotPolicies(); !slices.Contains(known, r.SlotPolicy) {
 				return badInput(fmt.Errorf("there is no slot policy %q: use one of %q", policy, known))
 			}
-			r.Timeouts.Total += configs.Duration(wait)
+			if err := knownFraming(framing); err != nil {
+				return err
+			}
+			r.Timeouts.Total += configs.Duration(wait) + configs.Duration(rawExtra)
 			job, err := manualJob(&r, image, key, writeSize)
 			if err != nil {
 				return badInput(err)
@@ -94,6 +98,7 @@ Exit codes: 0 verified, 1 the board failed, 2 bad input, 3 port fault.`,
 	fl.StringVar(&image, "image", "", "signed image or package of images, a `file`")
 	fl.StringVar(&key, "key", "", "public key `file` to check the signature with before anything is sent")
 	fl.StringVar(&policy, "policy", string(configs.AutoPolicy), "slot `policy`, as in a recipe")
+	framingFlag(cmd, &framing)
 	fl.BoolVar(&bootMode, "boot-mode", false, "ask a running application to restart into recovery")
 	fl.BoolVar(&downgrade, "allow-downgrade", false, "also send an image to a board that holds a higher version")
 	fl.BoolVar(&usb, "usb", false, "the port is the board's own and comes and goes with its firmware")
@@ -101,6 +106,35 @@ Exit codes: 0 verified, 1 the board failed, 2 bad input, 3 port fault.`,
 	fl.IntVar(&writeSize, "write-size", 32, "flash write size of the part in bytes; a multiple does no harm")
 	fl.DurationVar(&wait, "wait", 10*time.Second, "how long to wait for the board to answer")
 	return cmd
+}
+
+// framingFlag is how a board on a port is spoken to.
+func framingFlag(cmd *cobra.Command, framing *string) {
+	cmd.Flags().StringVar(framing, "framing", string(configs.AutoFraming), "`how` the board is spoken to, as in a recipe: "+list(configs.Framings()))
+}
+
+func knownFraming(framing string) error {
+	if !slices.Contains(configs.Framings(), configs.Framing(framing)) {
+		return badInput(fmt.Errorf("there is no framing %q: use one of %s", framing, list(configs.Framings())))
+	}
+	return nil
+}
+
+// rawExtra is how much longer it takes to find a board that is silent to console
+// lines, or to give up on it.
+const rawExtra = smp.RawQuiet + fixtures.RawWithin
+
+// awaitTarget asks a board on a port what is there, as a recipe would be
+// entered that says framing.
+func awaitTarget(ctx context.Context, c *smp.Client, how fixtures.Entry, within time.Duration) (smp.Target, error) {
+	target, err := c.AwaitTarget(ctx, 100*time.Millisecond, within)
+	if _, silent := errors.AsType[*smp.TimeoutError](err); silent && ctx.Err() == nil {
+		if _, thenRaw := how.Framings(); thenRaw {
+			c.SetFraming(smp.FramingRaw)
+			target, err = c.AwaitTarget(ctx, 100*time.Millisecond, fixtures.RawWithin)
+		}
+	}
+	return target, err
 }
 
 // manualJob puts the images into a recipe that is on no file.
@@ -128,25 +162,29 @@ type manualSite struct {
 	usb    bool
 	client *smp.Client
 	advice string // what the port said could be better
+	// framing is how the board is spoken to, as it was found.
+	framing smp.Framing
 }
 
 func (m *manualSite) Off(context.Context) error { return nil }
 
 func (m *manualSite) USB() bool { return m.usb }
 
-func (m *manualSite) Enter(ctx context.Context, _ fixtures.Entry, text func([]byte)) (*smp.Client, smp.Target, error) {
+func (m *manualSite) Enter(ctx context.Context, how fixtures.Entry, text func([]byte)) (*smp.Client, smp.Target, error) {
 	if m.client != nil {
 		return nil, 0, fixtures.ErrNoPower
 	}
 	began := time.Now()
+	m.framing, _ = how.Framings()
 	if err := m.open(ctx, text, m.wait); err != nil {
 		return nil, 0, err
 	}
-	target, err := m.client.AwaitTarget(ctx, 100*time.Millisecond, max(m.wait-time.Since(began), time.Second))
+	target, err := awaitTarget(ctx, m.client, how, max(m.wait-time.Since(began), time.Second))
+	m.framing = m.client.Framing()
 	if _, silent := errors.AsType[*smp.TimeoutError](err); silent {
 		return nil, 0, &line.Failure{Outcome: records.Fail, Code: line.NoRecovery, Err: err,
 			Detail: fmt.Sprintf("Nothing answered on %s within %s.", m.port, m.wait),
-			Next:   "Hold the board's recovery button, press reset, and try again; check port and --baud."}
+			Next:   "Hold the board's recovery button, press reset, and try again; check port, --baud and --framing."}
 	}
 	return m.client, target, err
 }
@@ -162,7 +200,7 @@ func (m *manualSite) open(ctx context.Context, text func([]byte), within time.Du
 			if m.usb {
 				wire = 0 // that of a USB port means nothing
 			}
-			m.client = smp.NewClient(p, smp.Options{Baud: wire, Text: text})
+			m.client = smp.NewClient(p, smp.Options{Baud: wire, Framing: m.framing, Text: text})
 			return nil
 		}
 		if !m.usb {

@@ -362,9 +362,6 @@ func TestGenuineExplain(t *testing.T) {
 			return e.Target == "application" && e.MessageSize == size && e.BufferSize == buffer && e.Echo && len(e.Images) == 0 && strings.HasPrefix(e.Board, name)
 		}
 	}
-	silence := func(cause string) func(explanation) bool {
-		return func(e explanation) bool { return e.Silence != nil && e.Silence.Cause == cause && e.Policy == "" }
-	}
 	tests := []struct {
 		name  string
 		start func(t *testing.T) *genuine
@@ -375,7 +372,9 @@ func TestGenuineExplain(t *testing.T) {
 		{"application with large buffers", func(t *testing.T) *genuine { return onLinux(t, "serial_buf1024") }, exitPassed, application("native_sim", 1020, 1024)},
 		{"application with small buffers", func(t *testing.T) *genuine { return onLinux(t, "serial_buf96") }, exitPassed, application("native_sim", 92, 96)},
 		{"application that tells no buffers", func(t *testing.T) *genuine { return onLinux(t, "serial_noparams") }, exitPassed, application("native_sim", 252, 0)},
-		{"application, raw", func(t *testing.T) *genuine { return onLinux(t, "serial_raw") }, exitFailed, silence("raw")},
+		{"application, raw", func(t *testing.T) *genuine { return onLinux(t, "serial_raw") }, exitPassed, func(e explanation) bool {
+			return application("native_sim", 380, 384)(e) && e.Framing == "raw"
+		}},
 		{"application behind a shell", func(t *testing.T) *genuine { return onLinux(t, "shell") }, exitPassed, application("native_sim", 380, 384)},
 		{"application that is updated", updateBoard, exitPassed, func(e explanation) bool {
 			return e.Target == "application" && e.Policy == "application" && e.Row == "A1" && e.MessageSize == 380 &&
@@ -393,7 +392,9 @@ func TestGenuineExplain(t *testing.T) {
 		}},
 		{"recovery, raw", func(t *testing.T) *genuine {
 			return recoveryBoard(t, "*_mps2_an385_serial_recovery_raw.hex")
-		}, exitFailed, silence("raw")},
+		}, exitPassed, func(e explanation) bool {
+			return e.Target == "bootloader" && e.Framing == "raw" && e.Policy == "primary" && e.MessageSize == 1020 && len(e.Images) == 0 && e.Release == "newer than 2.4"
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -489,6 +490,24 @@ func TestGenuineRefusals(t *testing.T) {
 		updateBoard(t).flash(exitFailed, []string{"NOT_RECOVERY", "CONFIG_MCUMGR_GRP_OS_RESET_BOOT_MODE=y"}, image, "--boot-mode")
 	})
 	t.Run("raw recovery", func(t *testing.T) {
-		recoveryBoard(t, "*_mps2_an385_serial_recovery_raw.hex").flash(exitFailed, []string{"NO_RECOVERY"}, image, "--wait", "2s")
+		recoveryBoard(t, rawRecovery).flash(exitFailed, []string{"NO_RECOVERY", "--framing"}, image, "--wait", "2s", "--framing", "console")
 	})
+}
+
+const rawRecovery = "*_27c54835_mps2_an385_serial_recovery_raw.hex"
+
+// Genuine recovery without frames, found out and told.
+func TestGenuineRaw(t *testing.T) {
+	const image = "*_27c54835_mps2_an385_serial_recovery_raw.signed.bin"
+	first, second := reversioned(t, image, "1.2.3", 0), reversioned(t, image, "1.2.4", 4096)
+	for _, framing := range []string{"auto", "raw"} {
+		t.Run(framing, func(t *testing.T) {
+			t.Parallel()
+			g := recoveryBoard(t, rawRecovery)
+			g.flash(exitPassed, []string{"VERIFIED: the board reports hash " + first.hash + " (version 1.2.3)"}, first.path, "--framing", framing, "--wait", "3s")
+			g.runs(first)
+			g.flash(exitPassed, []string{"VERIFIED: the board reports hash " + second.hash + " (version 1.2.4)", "active and confirmed"}, second.path, "--boot-mode", "--framing", framing, "--wait", "3s")
+			g.runs(second)
+		})
+	}
 }

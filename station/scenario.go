@@ -47,6 +47,7 @@ type scenarioRecipe struct {
 	images      []firmware // the 1.0.0 of image 0 if empty
 	zip         bool       // the images come as one package
 	entry       configs.Entry
+	framing     configs.Framing
 	policy      configs.SlotPolicy
 	quiet       bool // no boot text
 	board       string
@@ -311,6 +312,9 @@ reset    = { pin = "S1_RESET", active_low = true, open_drain = true }
 	fmt.Fprintf(&recipe, "product = \"demo\"\nrevision = \"A\"\nslot_policy = %q\nallow_downgrade = %t\n", w.policy, w.downgrade)
 	if w.entry != "" {
 		fmt.Fprintf(&recipe, "entry = %q\n", w.entry)
+	}
+	if w.framing != "" {
+		fmt.Fprintf(&recipe, "framing = %q\n", w.framing)
 	}
 	if w.board != "" {
 		fmt.Fprintf(&recipe, "board = %q\n", w.board)

@@ -78,7 +78,7 @@ func TestScenarioTable(t *testing.T) {
 		}
 	}
 	for _, code := range []line.Code{
-		line.NoRecovery, line.NotRecovery, line.WrongBaud, line.RawProtocol, line.NoUSBPort, line.USBLost, line.ImageNotListed, line.HashNotReported,
+		line.NoRecovery, line.NotRecovery, line.WrongBaud, line.RawProtocol, line.ConsoleProtocol, line.NoUSBPort, line.USBLost, line.ImageNotListed, line.HashNotReported,
 		line.NotConfirmed, line.NoDirectUpload, line.NoImageState, line.OtherSlotRuns, line.ErasedAtBoot, line.Reverted, line.NotSwapped, line.NoFreeSlot,
 		line.NotApplication, line.NoSuchImage, line.ImageTooLarge, line.MessageTooLong, line.Downgrade, line.WrongBoard, line.DependencyMissing, line.NoBoot,
 	} {

@@ -313,15 +313,32 @@ func scenarios() []scenario {
 			board: sim.Options{Build: sim.BuildOptions{NoEntrancePin: true, PinReset: true}}, slots: oneOld, recipe: scenarioRecipe{entry: configs.ResetPin},
 		},
 
+		// Without the frames of the console.
+		{
+			name: "raw", system: "A bootloader built for the raw protocol, which the station finds out",
+			end:   end{row: "1"},
+			board: sim.Options{Build: sim.BuildOptions{Raw: true}}, slots: oneOld,
+		}, {
+			name: "raw-window", system: "The same in the moment it listens, told by the recipe",
+			end:    end{row: "1"},
+			board:  sim.Options{Build: sim.BuildOptions{Raw: true, NoEntrancePin: true, WaitForDFU: 500 * time.Millisecond}},
+			slots:  oneOld,
+			recipe: scenarioRecipe{entry: configs.Window, framing: configs.RawFraming},
+		},
+
 		// What keeps a board from answering.
 		{
 			name: "wrong-baud", system: "A bootloader at another speed than the station file says",
 			end:   end{code: line.WrongBaud},
 			board: sim.Options{Baud: 115200}, slots: oneOld,
 		}, {
-			name: "raw-protocol", system: "A bootloader built for the raw protocol",
+			name: "raw-protocol", system: "A bootloader built for the raw protocol, and a recipe that says console",
 			end:   end{code: line.RawProtocol},
-			board: sim.Options{Build: sim.BuildOptions{Raw: true}}, slots: oneOld,
+			board: sim.Options{Build: sim.BuildOptions{Raw: true}}, slots: oneOld, recipe: scenarioRecipe{framing: configs.ConsoleFraming},
+		}, {
+			name: "console-protocol", system: "A bootloader with console lines, and a recipe that says raw",
+			end:   end{code: line.ConsoleProtocol},
+			slots: oneOld, recipe: scenarioRecipe{framing: configs.RawFraming},
 		}, {
 			name: "silent", system: "A board from which nothing comes",
 			end:   end{code: line.NoRecovery},

@@ -1,6 +1,7 @@
 package line
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -63,6 +64,7 @@ type Diagnoser interface {
 type Job struct {
 	Images         []*Firmware // at least one, by number
 	Entry          configs.Entry
+	Framing        configs.Framing
 	Policy         configs.SlotPolicy
 	AllowDowngrade bool
 	Board          string         // what an application must say it runs on, "" to ask nothing
@@ -92,7 +94,7 @@ func NewJob(r *configs.Recipe) (*Job, error) {
 		resends = -1 // the engine's 0 means its default
 	}
 	return &Job{
-		Images: images, Entry: r.Entry, Policy: r.SlotPolicy, AllowDowngrade: r.AllowDowngrade, Board: r.Board,
+		Images: images, Entry: r.Entry, Framing: cmp.Or(r.Framing, configs.AutoFraming), Policy: r.SlotPolicy, AllowDowngrade: r.AllowDowngrade, Board: r.Board,
 		BootText: pattern, BootAsks: strings.ReplaceAll(r.Check.BootText, "{version}", images[0].Version.String()), TellsVersion: strings.Contains(r.Check.BootText, "{version}"), Within: time.Duration(r.Check.Within),
 		Proof: r.Check.Proof, Resends: resends, Timeouts: r.Timeouts,
 	}, nil
@@ -144,6 +146,7 @@ type attempt struct {
 	watch  func(Progress)
 	start  time.Time
 	result records.Result
+	how    fixtures.Entry
 	client *smp.Client // nil while a USB board has no port
 	prints *transcript
 	reset  int // the line of the transcript where the restart begins
@@ -158,6 +161,7 @@ type attempt struct {
 	window   int           // requests that an application takes at once, 0 if it does not tell
 	unproven *Failure      // why the bootloader's list proves nothing
 	once     bool          // the site cannot bring the board into recovery again
+	resent   bool          // an image, after what may have been damage on a raw line
 	answers  bool          // the application has answered since the restart
 	proof    []string
 }
@@ -461,19 +465,27 @@ func (a *attempt) powerDown(context.Context, *records.Step) error { return a.sit
 
 // entry is the way in of the recipe.
 func (a *attempt) entry() fixtures.Entry {
-	e := fixtures.Entry{Method: a.job.Entry}
+	e := fixtures.Entry{Method: a.job.Entry, Framing: a.job.Framing}
 	if e.Method == configs.PowerOn || e.Method == configs.BootMode {
 		e.Within = time.Duration(a.job.Timeouts.Boot) // an application starts first
 	}
-	return e
+	return a.job.lessons.entry(e)
 }
 
 func (a *attempt) enter(ctx context.Context, s *records.Step) error {
-	client, target, err := a.site.Enter(ctx, a.entry(), a.prints.add)
+	a.how = a.entry()
+	client, target, err := a.site.Enter(ctx, a.how, a.prints.add)
+	if _, silent := errors.AsType[*fixtures.NoAnswerError](err); silent {
+		a.job.lessons.silent()
+	}
 	if err != nil {
 		return err
 	}
 	a.adopt(client)
+	a.job.lessons.spoke(client.Framing())
+	if client.Framing() == smp.FramingRaw {
+		note(s, "raw protocol")
+	}
 	a.facts = Facts{Target: target, Mode: smp.ModeUnknown}
 	if target == smp.TargetApplication && a.job.Entry == configs.BootMode {
 		if err := a.checkBoard(ctx, s); err != nil {
@@ -534,8 +546,19 @@ func (a *attempt) bootMode(ctx context.Context) (smp.Target, error) {
 	if a.job.lessons.restarts() {
 		every = entryProbe
 	}
+	// Which need not be spoken to as the application is.
+	mayBeRaw := a.job.Framing == configs.AutoFraming && a.client != nil && a.client.Framing() == smp.FramingConsole
 	for {
-		target, err := a.probeUntil(ctx, deadline, every)
+		until := deadline
+		if mayBeRaw {
+			until = ignored.Add(4 * probeTime) // time for an application to answer once more
+		}
+		target, err := a.probeUntil(ctx, until, every)
+		if _, silent := errors.AsType[*smp.TimeoutError](err); silent && mayBeRaw && a.client != nil {
+			mayBeRaw = false
+			a.client.SetFraming(smp.FramingRaw)
+			continue
+		}
 		if err != nil {
 			return 0, err
 		}

@@ -103,7 +103,7 @@ func (a *attempt) fitLines(ctx context.Context, l *load, s *records.Step) error 
 		return nil
 	}
 	l.lines = smp.Lines{Count: l.fw.LineBuffers}
-	if l.fw.LineLength <= 128 {
+	if l.fw.LineLength <= 128 || a.client.Framing() == smp.FramingRaw {
 		return nil
 	}
 	ok, err := either(func() (bool, error) { return a.client.TakesLine(ctx, l.fw.LineLength) })
@@ -300,6 +300,12 @@ func (a *attempt) upload(ctx context.Context, s *records.Step) error {
 		a.result.UploadRewinds += r.Rewinds
 		a.taken, a.sending = a.taken+r.Sent, a.sending+r.Elapsed
 		a.result.ChunkSize = max(a.result.ChunkSize, r.ChunkSize)
+		if a.damaged(err) {
+			note(s, "sent again after a refusal, for the raw protocol has no checksum")
+			a.result.Retries++
+			s.Retries++
+			return a.upload(ctx, s)
+		}
 		if err != nil {
 			if len(a.loads) > 1 {
 				note(s, "at "+a.called(l))
@@ -349,7 +355,29 @@ func (a *attempt) verify(ctx context.Context, s *records.Step) error {
 		a.unproven = f
 		return skip(s, f.Detail+" The application is asked instead.")
 	}
+	if a.damaged(err) {
+		note(s, "sent again since it was not listed, for the raw protocol has no checksum")
+		a.result.Retries++
+		s.Retries++
+		if err := a.upload(ctx, s); err != nil {
+			return err
+		}
+		return a.verify(ctx, s)
+	}
 	return err
+}
+
+// damaged reports, once, whether what was sent may have been damaged on its way,
+// where no checksum shows that: else it is the image or the key that is wrong.
+func (a *attempt) damaged(err error) bool {
+	f, failed := errors.AsType[*Failure](err)
+	_, refused := errors.AsType[*smp.ServerError](err)
+	_, stalled := errors.AsType[*smp.StallError](err) // at a length that it took wrong
+	if a.resent || a.client.Framing() != smp.FramingRaw || !refused && !stalled && !(failed && f.Code == ImageNotListed) {
+		return false
+	}
+	a.resent = true
+	return true
 }
 
 // mayProveLater reports whether a bootloader that does not tell what it holds

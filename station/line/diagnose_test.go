@@ -43,6 +43,7 @@ func TestDiagnose(t *testing.T) {
 		{&fixtures.Silence{Cause: fixtures.SilenceNothing}, records.Fail, NoRecovery, "not one byte"},
 		{&fixtures.Silence{Cause: fixtures.SilenceBaud, Baud: 1000000, Configured: 115200}, records.Fail, WrongBaud, "1000000"},
 		{&fixtures.Silence{Cause: fixtures.SilenceRaw}, records.Fail, RawProtocol, "raw"},
+		{&fixtures.Silence{Cause: fixtures.SilenceConsole}, records.Fail, ConsoleProtocol, "console lines"},
 		{&fixtures.Silence{Cause: fixtures.SilenceEcho}, records.Fail, LineEcho, "TX and RX"},
 		{&fixtures.Silence{Cause: fixtures.SilenceNoise, Heard: 77}, records.Fail, LineNoise, "77"},
 		{&fixtures.Silence{Cause: fixtures.SilencePortShared, Holders: []string{"minicom (pid 4711)"}}, records.Error, PortShared, "minicom"},

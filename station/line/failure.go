@@ -62,8 +62,10 @@ const (
 	USBLost     Code = "USB_LOST"    // its USB port went in the middle
 	WrongBaud   Code = "WRONG_BAUD"  // answers at another speed
 	RawProtocol Code = "RAW_PROTOCOL"
-	LineEcho    Code = "LINE_ECHO"  // the line sends back what it gets
-	LineNoise   Code = "LINE_NOISE" // sends what cannot be read
+	// ConsoleProtocol: speaks console lines where the raw protocol was wanted.
+	ConsoleProtocol Code = "CONSOLE_PROTOCOL"
+	LineEcho        Code = "LINE_ECHO"  // the line sends back what it gets
+	LineNoise       Code = "LINE_NOISE" // sends what cannot be read
 
 	TotalTime Code = "TOTAL_TIME" // took longer than the recipe allows
 )
@@ -111,7 +113,7 @@ func (f *Failure) retryable() bool {
 	switch f.Code {
 	case ImageNotListed, HashNotReported, UploadRefused, NotRecovery, StaleSwap, NotConfirmed, NoDirectUpload, NoImageState, ConfirmRefused, TotalTime,
 		ErasedAtBoot, OtherSlotRuns, NotProven, Reverted, NotSwapped, NotApplication, NoSuchImage, NotRestarted, ResetRefused, ImageTooLarge, MessageTooLong, Downgrade, WrongBoard,
-		DependencyMissing, WrongBaud, RawProtocol:
+		DependencyMissing, WrongBaud, RawProtocol, ConsoleProtocol:
 		return false
 	}
 	return true
@@ -208,6 +210,8 @@ func silenceFailure(s *fixtures.Silence, was *Failure) *Failure {
 		f.Code = WrongBaud
 	case fixtures.SilenceRaw:
 		f.Code = RawProtocol
+	case fixtures.SilenceConsole:
+		f.Code = ConsoleProtocol
 	case fixtures.SilenceEcho:
 		f.Code = LineEcho
 	case fixtures.SilenceNoise:

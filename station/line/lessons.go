@@ -1,8 +1,11 @@
 package line
 
 import (
+	"cmp"
 	"sync"
 
+	"flashline/configs"
+	"flashline/fixtures"
 	"flashline/smp"
 )
 
@@ -20,6 +23,9 @@ type lessons struct {
 	size   int         // the largest message that the last board took
 	alike  int         // boards in a row of which that is true
 	modes  bool        // an application has restarted its board into recovery
+	// framing is what the last board spoke that answered, configs.AutoFraming
+	// until one has.
+	framing configs.Framing
 }
 
 // restarts reports whether applications of this job restart their boards into
@@ -35,6 +41,35 @@ func (l *lessons) restarted() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.modes = true
+}
+
+// entry makes what may be found out anew with every board what the boards
+// before it have shown.
+func (l *lessons) entry(e fixtures.Entry) fixtures.Entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e.Framing == configs.AutoFraming {
+		e.Framing = cmp.Or(l.framing, configs.AutoFraming)
+	}
+	return e
+}
+
+// spoke notes the framing in which a board answered.
+func (l *lessons) spoke(f smp.Framing) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.framing = configs.ConsoleFraming
+	if f == smp.FramingRaw {
+		l.framing = configs.RawFraming
+	}
+}
+
+// silent notes that a board did not answer: it may be dead, or speak otherwise
+// than those before it, which its next try is to find out.
+func (l *lessons) silent() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.framing = configs.AutoFraming
 }
 
 // message is the largest message that boards of this job take, 0 while it is

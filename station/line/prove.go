@@ -512,7 +512,7 @@ func (a *attempt) diagnose(ctx context.Context, f *Failure) *Failure {
 		return f
 	}
 	a.step(ctx, step{StepDiagnose, func(ctx context.Context, s *records.Step) error {
-		silence, err := d.Diagnose(ctx, a.entry())
+		silence, err := d.Diagnose(ctx, a.how)
 		if err != nil {
 			return err
 		}

@@ -155,6 +155,7 @@ func TestPassIsTrue(t *testing.T) {
 			Images:       rapid.SampledFrom([]int{1, 1, 2}).Draw(rt, "images"),
 			BootMode:     flip("boot mode"),
 			NoHash:       rapid.IntRange(0, 9).Draw(rt, "no hash") == 0,
+			Raw:          rapid.IntRange(0, 3).Draw(rt, "raw") == 0,
 		}
 		if flip("window") {
 			built.WaitForDFU = 500 * time.Millisecond
@@ -202,6 +203,10 @@ func TestPassIsTrue(t *testing.T) {
 		if policy == configs.ApplicationPolicy {
 			entry = configs.PowerOn
 		}
+		framing := rapid.SampledFrom([]configs.Framing{configs.AutoFraming, configs.AutoFraming, configs.ConsoleFraming, configs.RawFraming}).Draw(rt, "framing")
+		if built.Raw && framing == configs.ConsoleFraming {
+			framing = configs.RawFraming // nothing to be seen
+		}
 		usb, text, further, seed := flip("USB"), flip("boot text"), built.Images > 1 || rapid.IntRange(0, 9).Draw(rt, "further") == 0, rapid.Uint64().Draw(rt, "seed")
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, 1, func(_ int, o *sim.Options) {
@@ -214,7 +219,7 @@ func TestPassIsTrue(t *testing.T) {
 					}
 				}
 			}, func(r *rig) {
-				r.recipe.SlotPolicy, r.recipe.Entry, r.recipe.AllowDowngrade = policy, entry, true
+				r.recipe.SlotPolicy, r.recipe.Entry, r.recipe.Framing, r.recipe.AllowDowngrade = policy, entry, framing, true
 				r.recipe.Images = []configs.Image{{Path: configs.Path{Written: "app.bin"}, Data: to, WriteSize: 32}}
 				if further {
 					r.recipe.Images = append(r.recipe.Images, configs.Image{Path: configs.Path{Written: "net.bin"}, Data: net, Number: 1, WriteSize: 32})
@@ -226,6 +231,9 @@ func TestPassIsTrue(t *testing.T) {
 			got := r.job.Flash(t.Context(), r.fixture.Sites()[0], nil)
 			if got.Outcome == records.Pass {
 				passed[got.PolicyRow]++
+				if built.Raw {
+					passed["raw"]++
+				}
 				everyImage(rt, r, got)
 			}
 			if got.Outcome == records.Error {
@@ -240,7 +248,7 @@ func TestPassIsTrue(t *testing.T) {
 		rapid.Check(t, property)
 	}
 	t.Logf("passed by row: %v", passed)
-	if len(passed) == 0 {
+	if len(passed) == 0 || passed["raw"] == 0 {
 		t.Error("nothing passed: the test shows nothing")
 	}
 }
