@@ -28,7 +28,7 @@ func (l *instant) message(msg []byte) {
 	}
 	// a2 63 "off" <uint> 64 "data" <head> ..., as the engine sends it; the
 	// first chunk has "len" before.
-	at := bytes.Index(p[:16], []byte("data")) + 4
+	at := bytes.Index(p[:24], []byte("data")) + 4
 	n := 0
 	switch p[at] {
 	case 0x59:
@@ -38,8 +38,17 @@ func (l *instant) message(msg []byte) {
 	default:
 		n = int(p[at] & 0x1f)
 	}
-	if bytes.Contains(p[:8], []byte("len")) {
-		l.off = 0
+	// A copy, which a busy computer makes the client send, moves nothing.
+	l.off = 0
+	if !bytes.Contains(p[:8], []byte("len")) {
+		switch p[5] {
+		case 0x1a:
+			l.off = int(binary.BigEndian.Uint32(p[6:]))
+		case 0x19:
+			l.off = int(binary.BigEndian.Uint16(p[6:]))
+		default:
+			panic("a chunk before byte 256, and not the first")
+		}
 	}
 	l.off += n
 	var buf [64]byte

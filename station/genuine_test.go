@@ -504,9 +504,9 @@ func TestGenuineRaw(t *testing.T) {
 		t.Run(framing, func(t *testing.T) {
 			t.Parallel()
 			g := recoveryBoard(t, rawRecovery)
-			g.flash(exitPassed, []string{"VERIFIED: the board reports hash " + first.hash + " (version 1.2.3)"}, first.path, "--framing", framing, "--wait", "3s")
+			g.flash(exitPassed, []string{"VERIFIED: the board reports hash " + first.hash + " (version 1.2.3)"}, first.path, "--framing", framing)
 			g.runs(first)
-			g.flash(exitPassed, []string{"VERIFIED: the board reports hash " + second.hash + " (version 1.2.4)", "active and confirmed"}, second.path, "--boot-mode", "--framing", framing, "--wait", "3s")
+			g.flash(exitPassed, []string{"VERIFIED: the board reports hash " + second.hash + " (version 1.2.4)", "active and confirmed"}, second.path, "--boot-mode", "--framing", framing)
 			g.runs(second)
 		})
 	}
