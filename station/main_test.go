@@ -19,6 +19,9 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestMain(m *testing.M) {
+	if isInit() {
+		runInit()
+	}
 	// The tests that are parallel wait for boards most of the time, so the
 	// processors are not what limits them.
 	if err := flag.Set("test.parallel", "6"); err != nil {
