@@ -252,7 +252,7 @@ func TestWarnings(t *testing.T) {
 	wantSentences(t, st.Warnings, "s.toml:8: the port /dev/ttyUSB0 of site 1 can become another board's when an adapter is plugged in anew; write the name of the same port that ls -l /dev/serial/by-path shows")
 
 	st = station(t, strings.Replace(smallest, `{ pin = "GPIO17" }`, `{ pin = "GPIO17", active_low = true }`, 1))
-	wantSentences(t, st.Warnings, "s.toml:9: the power of site 1 is active at low level, and Linux drivers pull a line low for a moment when the station starts: the board gets a short pulse of power; wire the supply switch so that high level means on")
+	wantSentences(t, st.Warnings, "s.toml:9: the power of site 1 is active at low level, and many pins are low while the computer starts: the board then has power with nobody in control; wire the supply switch so that high level means on")
 
 	const noPower = "s.toml:6: site 1 has no power pin: its board is never switched off, and a board that is hung stays so; "
 	st = station(t, strings.Replace(smallest, `power = { pin = "GPIO17" }`, "", 1))
@@ -260,7 +260,7 @@ func TestWarnings(t *testing.T) {
 
 	st = station(t, strings.Replace(smallest, `power = { pin = "GPIO17" }`, `vbus = { pin = "GPIO17", active_low = true }`, 1))
 	wantSentences(t, st.Warnings, noPower+"if the board is fed by USB alone, write power in place of vbus",
-		"s.toml:9: the vbus of site 1 is active at low level, and Linux drivers pull a line low for a moment when the station starts: the board gets a short pulse of power; wire the supply switch so that high level means on")
+		"s.toml:9: the vbus of site 1 is active at low level, and many pins are low while the computer starts: the board then has power with nobody in control; wire the supply switch so that high level means on")
 
 	st = station(t, strings.Replace(smallest, "by-path/usb-1\"", "by-id/usb-Zephyr_Project_1234-if00\"\nusb = true", 1))
 	wantSentences(t, st.Warnings, "s.toml:8: the port /dev/serial/by-id/usb-Zephyr_Project_1234-if00 of site 1 is named after one board and its firmware, and the next board has another name; write the name of the same port that ls -l /dev/serial/by-path shows")

@@ -188,7 +188,7 @@ func (site *Site) checkPins(d *document, at, who string, pins pinUse) {
 		}
 		out.pin.check(d, at, out.key, who, pins)
 		if out.supply && out.pin.ActiveLow && !out.pin.OpenDrain && !d.broken(at) {
-			d.warn(at, "wire the supply switch so that high level means on", "the %s of %s is active at low level, and Linux drivers pull a line low for a moment when the station starts: the board gets a short pulse of power", out.key, who)
+			d.warn(at, "wire the supply switch so that high level means on", "the %s of %s is active at low level, and many pins are low while the computer starts: the board then has power with nobody in control", out.key, who)
 		}
 	}
 	if !d.has(at + ".power") {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,8 +40,15 @@ func startStation(t *testing.T, each func(line string), args ...string) *process
 	if err := os.Symlink(self, name); err != nil {
 		t.Fatal(err)
 	}
+	return startProgram(t, nil, each, name, args...)
+}
+
+// startProgram is startStation for any program, with something to read.
+func startProgram(t *testing.T, in io.Reader, each func(line string), name string, args ...string) *process {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	p := &process{t: t, cmd: exec.CommandContext(ctx, name, args...), done: make(chan struct{})}
+	p.cmd.Stdin = in
 	p.cmd.Stderr = os.Stderr
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
