@@ -92,7 +92,8 @@ func initMain() error {
 type lead struct {
 	name string
 	cfg  configs.Output
-	// up tells which way the resistor at its far end pulls: to the safe state.
+	// up is the level of its safe state, and where the resistor at its far end
+	// pulls to.
 	up bool
 	// feel is told what the far end sees, true for at work. nil for a lamp.
 	feel func(active bool) error
@@ -139,10 +140,12 @@ type farSide struct {
 	pipe   *os.File
 	ended  chan struct{}
 
-	mu    sync.Mutex
-	keeps bool // the chip drives a line on that nobody holds any more
-	edges []edge
-	marks map[string]chan struct{}
+	mu sync.Mutex
+	// letsGo tells what the chip makes of a line that nobody holds any more: an
+	// input. A chip that does not drives it on.
+	letsGo bool
+	edges  []edge
+	marks  map[string]chan struct{}
 }
 
 const (
@@ -207,10 +210,6 @@ func newFarSide(t *testing.T) *farSide {
 		t.Fatalf("chips %v, %v", found, err)
 	}
 	b.sys = found[0]
-	for n, w := range b.wires {
-		b.pull(n, w.up)
-	}
-	b.pull(len(b.wires), true) // open
 
 	// At the entry of the functions that gpiolib calls; the arguments are in the
 	// registers that the ABI says.
@@ -236,9 +235,8 @@ p:chip/free gpio_sim:gpio_sim_free line=%si:u32
 	return b
 }
 
-// pull sets the resistor of a line. The chip's own pull is the same to it: the
-// last one to be set counts.
-func (b *farSide) pull(n int, up bool) {
+// setPull sets the chip's pull of a line, as its bias does.
+func (b *farSide) setPull(n int, up bool) {
 	b.t.Helper()
 	text := "pull-down"
 	if up {
@@ -247,6 +245,16 @@ func (b *farSide) pull(n int, up bool) {
 	if err := os.WriteFile(fmt.Sprintf("%s/sim_gpio%d/pull", b.sys, n), []byte(text), 0); err != nil {
 		b.t.Fatal(err)
 	}
+}
+
+// pull is the chip's pull of a line.
+func (b *farSide) pull(n int) (up bool) {
+	b.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("%s/sim_gpio%d/pull", b.sys, n))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text)) == "pull-up"
 }
 
 // value is the level of a line as the chip has it.
@@ -320,7 +328,7 @@ func (b *farSide) heard(at time.Duration, call, rest string) {
 	case "input":
 		w.driven = false
 	case "free":
-		w.driven = w.driven && b.keeps
+		w.driven = w.driven && !b.letsGo
 	case "config":
 	default:
 		b.t.Errorf("the driver was called for %q", call)
@@ -402,6 +410,12 @@ func (b *farSide) fit(t *testing.T, baud int, trigger string, faults map[int]sim
 	if err != nil {
 		t.Fatal(err)
 	}
+	for n, w := range b.wires {
+		// The wrong way, so that it is seen whether the station asks for another.
+		// A line that lets go gets none: this is the board's resistor then.
+		b.setPull(n, w.up == w.cfg.OpenDrain)
+	}
+	b.setPull(len(b.wires), false)
 	b.mu.Lock()
 	b.boards = boards
 	for _, w := range b.wires {
@@ -673,7 +687,8 @@ func testInside(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) { b.testSignals(t, tt.signals, tt.want) })
 	}
 	t.Run("kill -9", func(t *testing.T) { b.testKilled(t, false) })
-	t.Run("kill -9 on a chip that keeps its levels", func(t *testing.T) { b.testKilled(t, true) })
+	t.Run("kill -9 on a chip that lets go", func(t *testing.T) { b.testKilled(t, true) })
+	t.Run("full disk", b.testFullDisk)
 	t.Run("a line that another program has", b.testTaken)
 }
 
@@ -681,7 +696,7 @@ func testInside(t *testing.T) {
 func (b *farSide) testBatch(t *testing.T) {
 	config := b.fit(t, 1_000_000, "", nil)
 	p := b.start(t, config, 2*sites, strings.NewReader(labels(1, 2*sites)), halfway)
-	for _, w := range b.wires {
+	for n, w := range b.wires {
 		want := "used output pull-down"
 		if w.cfg.ActiveLow {
 			want = "used active-low output pull-up"
@@ -690,6 +705,9 @@ func (b *farSide) testBatch(t *testing.T) {
 			want = "used active-low output open-drain no-bias"
 		}
 		b.requested(t, w.name, want, p)
+		if up := b.pull(n); up != w.up {
+			t.Errorf("%s is pulled up: %t", w.name, up)
+		}
 	}
 	b.agrees(t)
 	log, code := p.wait()
@@ -716,18 +734,16 @@ func (b *farSide) testDeadBoard(t *testing.T) {
 	config := b.fit(t, 1_000_000, `trigger = "interlock"
 pin = "`+lid+`"
 active_low = true`, map[int]sim.FaultKind{1: sim.FaultSilent})
-	// Against what the station has to ask for.
-	b.pull(len(b.wires), false)
 	p := b.start(t, config, sites, strings.NewReader(labels(1, sites)), fmt.Sprintf("FL-%06d  loaded", sites))
 	b.requested(t, lid, "used active-low input pull-up", p)
-	if !b.value(len(b.wires)) {
+	if !b.pull(len(b.wires)) {
 		t.Error("the pull of the lid's line was asked for, and is not there")
 	}
 	time.Sleep(500 * time.Millisecond) // the station looks ten times
 	if edges := b.take(); len(edges) > 0 {
 		t.Errorf("with the lid open: %v", edges)
 	}
-	b.pull(len(b.wires), false)
+	b.setPull(len(b.wires), false)
 	log, code := p.wait()
 	if code != exitFailed {
 		t.Fatalf("exit code %d:\n%s", code, log)
@@ -785,9 +801,9 @@ func (b *farSide) testSignals(t *testing.T, signals []syscall.Signal, want strin
 // Killed in the middle of four uploads: the kernel takes the lines back, and the
 // next start makes everything safe before it does anything else, whatever the chip
 // made of that.
-func (b *farSide) testKilled(t *testing.T, keeps bool) {
+func (b *farSide) testKilled(t *testing.T, letsGo bool) {
 	b.mu.Lock()
-	b.keeps = keeps
+	b.letsGo = letsGo
 	b.mu.Unlock()
 	config := b.fit(t, 115200, "", nil)
 	p := b.start(t, config, sites, strings.NewReader(labels(1, sites)), halfway)
@@ -815,10 +831,10 @@ func (b *farSide) testKilled(t *testing.T, keeps bool) {
 		}
 		return names
 	}
-	if left := powered(); keeps == (len(left) == 0) {
+	if left := powered(); letsGo != (len(left) == 0) {
 		t.Errorf("after the kill these are at work: %q", left)
 	}
-	if !keeps {
+	if letsGo {
 		b.rests(t)
 	}
 
@@ -827,11 +843,11 @@ func (b *farSide) testKilled(t *testing.T, keeps bool) {
 		t.Fatalf("the second run ended with %d:\n%s", code, log)
 	}
 	b.mu.Lock()
-	b.keeps = false
+	b.letsGo = false
 	b.mu.Unlock()
 	after := b.take()
 	judge(t, slices.Concat(before, after))
-	if keeps {
+	if !letsGo {
 		// What was left at work rests before anything works.
 		working := slices.IndexFunc(after, func(e edge) bool { return e.active })
 		resting := map[string]bool{}
@@ -855,6 +871,42 @@ func (b *farSide) testKilled(t *testing.T, keeps bool) {
 	}
 }
 
+// The disk is full in the middle of four uploads: without records nothing may go
+// on, and every site is switched off.
+func (b *farSide) testFullDisk(t *testing.T) {
+	config := b.fit(t, 115200, "", nil)
+	disk := t.TempDir()
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=4m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(disk, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = bytes.Replace(text, []byte("k.db"), []byte(filepath.Join(disk, "k.db")), 1)
+	if err := os.WriteFile(config, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := b.start(t, config, sites, strings.NewReader(labels(1, sites)), halfway)
+	if err := os.WriteFile(filepath.Join(disk, "full"), make([]byte, 8<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("filling the disk: %v", err)
+	}
+	if log, code := p.wait(); code != exitFault {
+		t.Errorf("exit code %d:\n%s", code, log)
+	}
+	b.rests(t)
+	for name, times := range judge(t, b.take()) {
+		if times > 1 {
+			t.Errorf("%s was at work %d times: another attempt was begun", name, times)
+		}
+	}
+}
+
 // The power line of site 2 is another program's: the site is out of order, the
 // line is not touched, and the others work.
 func (b *farSide) testTaken(t *testing.T) {
@@ -863,6 +915,7 @@ func (b *farSide) testTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := gpioioctl.Chips[0].ByName("S2_POWER")
+	b.setPull(other.Number(), true) // periph asks for none
 	if err := other.Out(gpio.High); err != nil {
 		t.Fatal(err)
 	}
