@@ -389,9 +389,20 @@ const (
 	slack = 5 * time.Millisecond
 )
 
+// fitting is what is put into the sites, and how the station shall work it.
+type fitting struct {
+	baud  int
+	start string // what the station file says under [start]
+	dead  int    // the site with a board that says nothing, if any
+	// scenario names one of the demo's, whose boards and recipe are taken in the
+	// place of the demo's usual ones.
+	scenario string
+}
+
 // fit puts new boards into the sites and writes the station's files for them.
-func (b *farSide) fit(t *testing.T, baud int, trigger string, faults map[int]sim.FaultKind) (config string) {
+func (b *farSide) fit(t *testing.T, l fitting) (config string) {
 	t.Helper()
+	b.take() // what a test that failed has left
 	dir := t.TempDir()
 	if _, err := configs.WriteExample(dir); err != nil {
 		t.Fatal(err)
@@ -404,8 +415,19 @@ func (b *farSide) fit(t *testing.T, baud int, trigger string, faults map[int]sim
 	if err != nil {
 		t.Fatal(err)
 	}
+	options := sim.Options{Key: key.Public()}
+	recipe := "recipe.toml"
+	if l.scenario != "" {
+		if options, recipe, err = scenarioOptions(dir, l.scenario); err != nil {
+			t.Fatal(err)
+		}
+	}
 	boards, err := sim.NewBench(dir, sites, func(n int) sim.Options {
-		return sim.Options{Baud: baud, Key: key.Public(), Seed: uint64(n), Fault: sim.Fault{Kind: faults[n]}}
+		o := options
+		if o.Baud, o.Seed = l.baud, uint64(n); n == l.dead {
+			o.Fault.Kind = sim.FaultSilent
+		}
+		return o
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -444,9 +466,9 @@ func (b *farSide) fit(t *testing.T, baud int, trigger string, faults map[int]sim
 	})
 
 	var st strings.Builder
-	fmt.Fprintf(&st, "station = \"kernel\"\nfixture = \"FX-K\"\nrecords = \"k.db\"\nrecipe = \"recipe.toml\"\n[start]\n%s\n", trigger)
+	fmt.Fprintf(&st, "station = \"kernel\"\nfixture = \"FX-K\"\nrecords = \"k.db\"\nrecipe = %q\n[start]\n%s\n", recipe, l.start)
 	fmt.Fprintf(&st, "[timings]\npower_off = \"%v\"\nsettle = \"%v\"\nstagger = \"%v\"\nreset_pulse = \"%v\"\nhold_cap = \"2s\"\n", offTime, settleTime, turnTime, resetPulse)
-	fmt.Fprintf(&st, "[port]\nbaud = %d\n", baud)
+	fmt.Fprintf(&st, "[port]\nbaud = %d\n", l.baud)
 	for n := 1; n <= sites; n++ {
 		fmt.Fprintf(&st, "[[site]]\nnumber = %d\nport = \"%s/board%d\"\n", n, dir, n)
 		for _, w := range b.wires {
@@ -461,19 +483,40 @@ func (b *farSide) fit(t *testing.T, baud int, trigger string, faults map[int]sim
 			fmt.Fprintf(&st, "%s = { pin = \"%s\", active_low = %t, open_drain = %t }\n", key, w.name, w.cfg.ActiveLow, w.cfg.OpenDrain)
 		}
 	}
-	recipe, err := os.ReadFile(filepath.Join(dir, "sim-recipe.toml"))
+	usual, err := os.ReadFile(filepath.Join(dir, "sim-recipe.toml"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The second unit of a site is the first board again.
-	recipe = bytes.Replace(recipe, []byte("[[image]]\n"), []byte("[[image]]\nrewrite = true\n"), 1)
+	usual = bytes.Replace(usual, []byte("[[image]]\n"), []byte("[[image]]\nrewrite = true\n"), 1)
 	config = filepath.Join(dir, "station.toml")
-	for name, text := range map[string][]byte{config: []byte(st.String()), filepath.Join(dir, "recipe.toml"): recipe} {
+	for name, text := range map[string][]byte{config: []byte(st.String()), filepath.Join(dir, "recipe.toml"): usual} {
 		if err := os.WriteFile(name, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return config
+}
+
+// scenarioOptions are the boards of a scenario of the demo, and its recipe.
+func scenarioOptions(dir, name string) (o sim.Options, recipe string, err error) {
+	all := scenarios()
+	s := all[slices.IndexFunc(all, func(s scenario) bool { return s.name == name })].complete()
+	keys, err := newForge()
+	if err != nil {
+		return o, "", err
+	}
+	dir = filepath.Join(dir, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return o, "", err
+	}
+	if _, _, err := s.files(dir, keys); err != nil {
+		return o, "", err
+	}
+	o = s.board
+	o.Key = keys.trusted.Public()
+	o.Contents, err = keys.contents(s.board, s.slots)
+	return o, filepath.Join(dir, "recipe.toml"), err
 }
 
 func pullLow(p *sim.Pin, on bool) error {
@@ -582,8 +625,8 @@ func (b *farSide) rests(t *testing.T) {
 	}
 }
 
-// judge checks what must hold whatever happens, and returns how often each line
-// was at work.
+// judge checks what must hold whatever happens with an entry by the recovery pin,
+// and returns how often each line was at work.
 func judge(t *testing.T, edges []edge) (worked map[string]int) {
 	t.Helper()
 	worked = map[string]int{}
@@ -674,6 +717,7 @@ func testInside(t *testing.T) {
 	b := newFarSide(t)
 	t.Run("batch", b.testBatch)
 	t.Run("dead board and lid", b.testDeadBoard)
+	t.Run("application", b.testApplication)
 	for _, tt := range []struct {
 		name    string
 		signals []syscall.Signal
@@ -694,7 +738,7 @@ func testInside(t *testing.T) {
 
 // Two units at each site: every line does what is meant, and nothing else.
 func (b *farSide) testBatch(t *testing.T) {
-	config := b.fit(t, 1_000_000, "", nil)
+	config := b.fit(t, fitting{baud: 1_000_000})
 	p := b.start(t, config, 2*sites, strings.NewReader(labels(1, 2*sites)), halfway)
 	for n, w := range b.wires {
 		want := "used output pull-down"
@@ -731,9 +775,9 @@ func (b *farSide) testBatch(t *testing.T) {
 // Site 1 has a dead board: it fails after a retry, and its lamp says so. The lid
 // starts the cycle, through an input with the pull that it was asked for.
 func (b *farSide) testDeadBoard(t *testing.T) {
-	config := b.fit(t, 1_000_000, `trigger = "interlock"
-pin = "`+lid+`"
-active_low = true`, map[int]sim.FaultKind{1: sim.FaultSilent})
+	config := b.fit(t, fitting{baud: 1_000_000, dead: 1, start: `trigger = "interlock"
+pin = "` + lid + `"
+active_low = true`})
 	p := b.start(t, config, sites, strings.NewReader(labels(1, sites)), fmt.Sprintf("FL-%06d  loaded", sites))
 	b.requested(t, lid, "used active-low input pull-up", p)
 	if !b.pull(len(b.wires)) {
@@ -766,9 +810,36 @@ active_low = true`, map[int]sim.FaultKind{1: sim.FaultSilent})
 	}
 }
 
+// Boards whose application takes the image are meant to boot whenever they get
+// power: recovery and reset stay at rest all the time.
+func (b *farSide) testApplication(t *testing.T) {
+	config := b.fit(t, fitting{baud: 1_000_000, scenario: "application"})
+	log, code := b.start(t, config, sites, strings.NewReader(labels(1, sites)), "attempt 1").wait()
+	if code != exitPassed {
+		t.Fatalf("exit code %d:\n%s", code, log)
+	}
+	b.rests(t)
+	got := map[string]int{}
+	for _, e := range b.take() {
+		if e.active {
+			got[e.wire.name]++
+		}
+	}
+	want := map[string]int{"S1_PASS": 1}
+	for n := 1; n <= sites; n++ {
+		want[fmt.Sprintf("S%d_POWER", n)] = 1
+		if will, _, ok := b.boards.Board(n).WillRun(); !ok || will.Version != "1.0.0+0" {
+			t.Errorf("board %d will run %v", n, will)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("how often each line was at work (-want +got):\n%s", diff)
+	}
+}
+
 // Told to end in the middle of four uploads. Ctrl-C once lets them end.
 func (b *farSide) testSignals(t *testing.T, signals []syscall.Signal, want string) {
-	config := b.fit(t, 115200, "", nil)
+	config := b.fit(t, fitting{baud: 115200})
 	p := b.start(t, config, 2*sites, strings.NewReader(labels(1, 2*sites)), halfway)
 	for n, s := range signals {
 		if n > 0 {
@@ -805,7 +876,7 @@ func (b *farSide) testKilled(t *testing.T, letsGo bool) {
 	b.mu.Lock()
 	b.letsGo = letsGo
 	b.mu.Unlock()
-	config := b.fit(t, 115200, "", nil)
+	config := b.fit(t, fitting{baud: 115200})
 	p := b.start(t, config, sites, strings.NewReader(labels(1, sites)), halfway)
 	p.signal(syscall.SIGKILL)
 	if log, code := p.wait(); code != -1 {
@@ -874,7 +945,7 @@ func (b *farSide) testKilled(t *testing.T, letsGo bool) {
 // The disk is full in the middle of four uploads: without records nothing may go
 // on, and every site is switched off.
 func (b *farSide) testFullDisk(t *testing.T) {
-	config := b.fit(t, 115200, "", nil)
+	config := b.fit(t, fitting{baud: 115200})
 	disk := t.TempDir()
 	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=4m"); err != nil {
 		t.Fatal(err)
@@ -910,7 +981,7 @@ func (b *farSide) testFullDisk(t *testing.T) {
 // The power line of site 2 is another program's: the site is out of order, the
 // line is not touched, and the others work.
 func (b *farSide) testTaken(t *testing.T) {
-	config := b.fit(t, 1_000_000, "", nil)
+	config := b.fit(t, fitting{baud: 1_000_000})
 	if _, err := fixtures.OpenHost(); err != nil {
 		t.Fatal(err)
 	}
