@@ -48,7 +48,7 @@ func TestKernel(t *testing.T) {
 	}
 	tmp := t.TempDir()
 	station := filepath.Join(tmp, "station")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", station, ".").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", station, ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	self, err := os.Executable()
