@@ -385,7 +385,7 @@ const (
 	settleTime = 100 * time.Millisecond
 	offTime    = 400 * time.Millisecond
 	turnTime   = 200 * time.Millisecond
-	holdCap    = 2 * time.Second
+	holdCap    = 3 * time.Second
 	resetPulse = 60 * time.Millisecond
 	// slack is what the tracer's clock may differ from the station's.
 	slack = 5 * time.Millisecond
@@ -491,6 +491,8 @@ func (b *farSide) fit(t *testing.T, l fitting) (config string) {
 	}
 	// The second unit of a site is the first board again.
 	usual = bytes.Replace(usual, []byte("[[image]]\n"), []byte("[[image]]\nrewrite = true\n"), 1)
+	// An emulated processor that others keep busy may take its time.
+	usual = bytes.Replace(usual, []byte(`chunk = "1s"`), []byte(`chunk = "5s"`), 1)
 	config = filepath.Join(dir, "station.toml")
 	for name, text := range map[string][]byte{config: []byte(st.String()), filepath.Join(dir, "recipe.toml"): usual} {
 		if err := os.WriteFile(name, text, 0o600); err != nil {
@@ -919,19 +921,25 @@ func (b *farSide) testKilled(t *testing.T, letsGo bool) {
 		b.rests(t)
 	}
 
-	log, code := b.start(t, config, sites, strings.NewReader(labels(1, sites)), "INTERRUPTED").wait()
+	scanner, scans := io.Pipe()
+	defer scans.Close()
+	p = b.start(t, config, sites, scanner, "INTERRUPTED")
+	start := b.take()
+	if len(start) != len(left) || slices.ContainsFunc(start, func(e edge) bool { return e.active }) {
+		t.Errorf("%q were left at work, and the start did %v", left, start)
+	}
+	if _, err := io.WriteString(scans, labels(1, sites)); err != nil {
+		t.Error(err)
+	}
+	scans.Close()
+	log, code := p.wait()
 	if code != exitPassed {
 		t.Fatalf("the second run ended with %d:\n%s", code, log)
 	}
 	b.mu.Lock()
 	b.letsGo = false
 	b.mu.Unlock()
-	after := b.take()
-	judge(t, slices.Concat(before, after))
-	// A line rests once, unless it works in between: these are those left at work.
-	if rested := slices.IndexFunc(after, func(e edge) bool { return e.active }); rested != len(left) {
-		t.Errorf("%q were left at work, and %v of them rested before anything worked: %v", left, rested, after)
-	}
+	judge(t, slices.Concat(before, start, b.take()))
 	b.rests(t)
 	var want []string
 	for range running {
