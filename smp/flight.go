@@ -198,7 +198,9 @@ func (u *upload) fallBack() {
 		// fewer line buffers, or be slower to empty them.
 		u.trials--
 		u.ahead = max(u.ahead/2, 1)
-		u.opts.Window = u.window - 1
+		if u.mode == ModeWindow {
+			u.opts.Window = u.window - 1
+		}
 	}
 	u.mode, u.settled, u.due = ModeStopAndWait, 0, pauseChunks
 	u.drop()
