@@ -141,8 +141,8 @@ type Simulator struct {
 type Site struct {
 	// Number is the one painted on the fixture.
 	Number int `toml:"number"`
-	// Port is the absolute path of the serial port or, in a simulator file,
-	// "sim:" and a name.
+	// Port is the absolute path of the serial port, or a pattern for it (see
+	// [IsPattern]) or, in a simulator file, "sim:" and a name.
 	Port string `toml:"port"`
 	// Baud is the speed in bits per second, that of [Port] if the file gives
 	// the site none.

@@ -238,6 +238,16 @@ func (s *Station) CheckRecipe(r *Recipe) error {
 	return d.err()
 }
 
+// IsPattern reports whether the path of a port is a pattern as a shell has it,
+// which stands for the one device that matches ([path/filepath.Match]).
+func IsPattern(port string) bool { return strings.ContainsAny(port, "*?[") }
+
+func badPattern(port string) bool {
+	// Match does not look at what follows a star if the rest cannot match.
+	_, err := filepath.Match(strings.ReplaceAll(port, "*", "x"), "")
+	return err != nil
+}
+
 // checkPort reports whether the port is fit to be compared with others.
 func (site *Site) checkPort(d *document, at, who string, simulated bool) bool {
 	sim := strings.HasPrefix(site.Port, "sim:")
@@ -270,6 +280,8 @@ func (site *Site) checkPort(d *document, at, who string, simulated bool) bool {
 		if !simulated {
 			d.refuse(at, "write the full path, "+byPath+"; ls -l /dev/serial/by-path shows them", "the port %s of %s is not a full path", plain(site.Port), who)
 		}
+	case IsPattern(site.Port) && badPattern(site.Port):
+		d.refuse(at, "close its brackets", "the port %s of %s is no pattern that can be read", quote(site.Port), who)
 	case site.USB && strings.HasPrefix(path.Clean(site.Port), "/dev/serial/by-id/"):
 		d.warn(at, "write the name of the same port that ls -l /dev/serial/by-path shows", "the port %s of %s is named after one board and its firmware, and the next board has another name", plain(site.Port), who)
 	case movingPort.MatchString(site.Port):
