@@ -176,6 +176,26 @@ type Site struct {
 	Interlock *Input `toml:"interlock"`
 }
 
+// WiredOutput is an output of a site and what it is there for: "power", "busy lamp".
+type WiredOutput struct {
+	Role string
+	*Output
+}
+
+// Outputs are the outputs of the site that are wired, in the order in which the
+// README lists them.
+func (site *Site) Outputs() (wired []WiredOutput) {
+	for _, o := range []WiredOutput{
+		{"power", &site.Power}, {"USB supply", site.VBUS}, {"recovery", &site.Recovery}, {"reset", site.Reset},
+		{"busy lamp", site.LampBusy}, {"pass lamp", site.LampPass}, {"fail lamp", site.LampFail},
+	} {
+		if o.Output != nil && o.Pin != "" {
+			wired = append(wired, o)
+		}
+	}
+	return wired
+}
+
 // Output is a pin that the station drives.
 type Output struct {
 	// Pin is the name the operating system has for it, such as "GPIO5".

@@ -147,13 +147,8 @@ const (
 // descriptors compares what a station opens with what the system allows.
 func descriptors(st *configs.Station, limit uint64) fixtures.Finding {
 	need := uint64(descriptorsBesides)
-	for _, s := range st.Sites {
-		need += descriptorsPerSite
-		for _, pin := range []*configs.Output{&s.Power, s.VBUS, &s.Recovery, s.Reset, s.LampBusy, s.LampPass, s.LampFail} {
-			if pin != nil && pin.Pin != "" {
-				need++
-			}
-		}
+	for i := range st.Sites {
+		need += descriptorsPerSite + uint64(len(st.Sites[i].Outputs()))
 	}
 	f := fixtures.Finding{Check: checkDescriptors, Subject: "open files", State: fixtures.FindingOK,
 		Detail: fmt.Sprintf("about %d are needed, %d are allowed", need, limit)}

@@ -122,7 +122,7 @@ Exit codes: 0 all passed, 1 some unit did not pass, 2 bad input, 3 station fault
 		},
 	}
 	root.AddCommand(
-		newDemo(), newRun(), newCheck(), newDoctor(), newFlash(), newExplain(), newImage(),
+		newDemo(), newRun(), newCheck(), newDoctor(), newIdentify(), newFlash(), newExplain(), newImage(),
 		newSimulate(), newBenchmark(), newRecords(), newVersion(),
 	)
 	return root

@@ -87,7 +87,7 @@ func TestReadmeCommands(t *testing.T) {
 		}
 		shown[cmd.CommandPath()] = true
 	}
-	for _, want := range []string{"demo", "run", "check", "doctor", "flash", "explain", "image", "simulate", "bench", "records list", "records show", "records export"} {
+	for _, want := range []string{"demo", "run", "check", "doctor", "identify", "flash", "explain", "image", "simulate", "bench", "records list", "records show", "records export"} {
 		if !shown["station "+want] {
 			t.Errorf("the README shows no use of station %s", want)
 		}
