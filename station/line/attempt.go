@@ -249,6 +249,9 @@ func (a *attempt) run(ctx context.Context) *Failure {
 		// cut off. What the list has as confirmed is confirmed all the same, see
 		// there.
 		rest = []step{{StepCheck, a.check}, {StepConfirm, a.confirm}}
+		if a.unseen() {
+			rest = append(rest, step{StepRelease, a.release}, step{StepBoot, a.bootApplication})
+		}
 	case a.settled():
 		rest = restart // nothing was written, and yet it has to start
 	}
@@ -292,6 +295,18 @@ func (a *attempt) started() bool {
 		}
 	}
 	return true
+}
+
+// unseen reports whether an image beside that of the application itself may run
+// on trial without its list showing that, so that only another start does: Zephyr
+// confirms no image but its own, and where images run in place and can go back it
+// has all as confirmed that run.
+func (a *attempt) unseen() bool {
+	switch a.facts.Mode {
+	case smp.ModeUnknown, smp.ModeDirectXIPRev, smp.ModeRAMLoad, smp.ModeSingleRAMLoad, smp.ModeFirmwareLoader:
+		return slices.ContainsFunc(a.loads, func(l *load) bool { return l.fw.Number > 0 })
+	}
+	return false
 }
 
 // doubtful reports whether a board that holds the image already may hold it on

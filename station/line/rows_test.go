@@ -215,6 +215,12 @@ func systems(t *testing.T) []system {
 		{name: "application, two images", board: with(two, slots(map[int][]byte{0: old, 2: oldNet}), func(o *sim.Options) {
 			o.Server = &sim.ServerOptions{BufferSize: 1024}
 		}), recipe: both(application, noText, multi), row: "A1", proof: reported, sent: 2},
+		{name: "application, two images held", board: with(two, slots(map[int][]byte{0: image, 2: net}), func(o *sim.Options) {
+			o.Server = &sim.ServerOptions{BufferSize: 1024}
+		}), recipe: both(application, noText, multi), row: "A1", proof: reported, sent: -1},
+		{name: "application, two images held on trial by a bootloader that goes back", board: with(two, slots(map[int][]byte{0: trailer(image, false), 2: trailer(net, false)}), func(o *sim.Options) {
+			o.Build.Mode, o.Server = sim.ModeDirectXIPRevert, &sim.ServerOptions{BufferSize: 1024}
+		}), recipe: both(application, noText, multi), code: NoBoot, row: "A1", sent: -1},
 		{name: "application with one image, two in the recipe", board: with(slots(map[int][]byte{0: old}), server), recipe: both(application, noText, multi), code: NoSuchImage, row: "A1", sent: -1},
 		{name: "application, no sector to move by", board: with(slots(map[int][]byte{0: old}), func(o *sim.Options) {
 			o.SlotSize = 4 * part.SectorSize
