@@ -2,10 +2,12 @@ package line
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -243,8 +245,18 @@ func TestPassIsTrue(t *testing.T) {
 		})
 	}
 	// rapid's own hundred cases pass a handful of boards; .ci/run asks for more
-	// with -rapid.checks.
-	for range 10 {
+	// with -rapid.checks, and for the same ones each time with -rapid.seed, which
+	// every round would begin anew.
+	seed, err := strconv.ParseUint(flag.Lookup("rapid.seed").Value.String(), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range uint64(10) {
+		if seed != 0 {
+			if err := flag.Set("rapid.seed", strconv.FormatUint(seed+round, 10)); err != nil {
+				t.Fatal(err)
+			}
+		}
 		rapid.Check(t, property)
 	}
 	t.Logf("passed by row: %v", passed)
