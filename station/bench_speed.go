@@ -24,8 +24,9 @@ const (
 	speedProbes = 30
 	// speedLost is how many lost ones need no further proof.
 	speedLost = 5
-	// speedWait is what a first answer gets at each speed.
-	speedWait = 300 * time.Millisecond
+	// speedWait is what an answer gets at each speed: much more than a board takes,
+	// for a computer with much else to do.
+	speedWait = 700 * time.Millisecond
 	// loopMessage is the message that goes round a loop of TX and RX, which has
 	// nobody to ask how large it may be: that of MCUboot's default buffer.
 	loopMessage = 1020

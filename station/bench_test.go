@@ -193,7 +193,6 @@ func TestBenchJSON(t *testing.T) {
 // TestBenchBaudAutoLoop: TX joined with RX shows what the line can do, and no port
 // is told apart from one that does not know a speed.
 func TestBenchBaudAutoLoop(t *testing.T) {
-	t.Parallel()
 	master, tty, err := pty.Open()
 	if err != nil {
 		t.Fatal(err)
@@ -226,7 +225,6 @@ func TestBenchBaudAutoLoop(t *testing.T) {
 // TestBenchBaudAuto: the fastest speed at which a board loses nothing is found,
 // and nothing is written to it.
 func TestBenchBaudAuto(t *testing.T) {
-	t.Parallel()
 	for _, tt := range []struct {
 		name  string
 		baud  int
@@ -240,7 +238,7 @@ func TestBenchBaudAuto(t *testing.T) {
 		{"dead", 460800, sim.Fault{Kind: sim.FaultSilent}, 0, 11},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
+			t.Parallel() // with each other: they wait most of the time
 			boards, err := sim.NewBench(t.TempDir(), 1, func(int) sim.Options {
 				return sim.Options{Baud: tt.baud, Fault: tt.fault, Seed: 1, Build: sim.BuildOptions{NoApplication: true}}
 			})
