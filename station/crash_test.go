@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,8 +25,11 @@ import (
 type process struct {
 	t    *testing.T
 	cmd  *exec.Cmd
-	out  bytes.Buffer
 	done chan struct{}
+
+	mu   sync.Mutex
+	out  bytes.Buffer
+	more chan struct{} // closed with every line, and made anew
 }
 
 // startStation runs the station and calls each for every line it prints.
@@ -47,7 +51,7 @@ func startStation(t *testing.T, each func(line string), args ...string) *process
 func startProgram(t *testing.T, in io.Reader, each func(line string), name string, args ...string) *process {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	p := &process{t: t, cmd: exec.CommandContext(ctx, name, args...), done: make(chan struct{})}
+	p := &process{t: t, cmd: exec.CommandContext(ctx, name, args...), done: make(chan struct{}), more: make(chan struct{})}
 	p.cmd.Stdin = in
 	p.cmd.Stderr = os.Stderr
 	out, err := p.cmd.StdoutPipe()
@@ -62,7 +66,11 @@ func startProgram(t *testing.T, in io.Reader, each func(line string), name strin
 		defer cancel()
 		sc := bufio.NewScanner(out)
 		for sc.Scan() {
+			p.mu.Lock()
 			p.out.WriteString(sc.Text() + "\n")
+			close(p.more)
+			p.more = make(chan struct{})
+			p.mu.Unlock()
 			if each != nil {
 				each(sc.Text())
 			}
@@ -80,6 +88,27 @@ func startProgram(t *testing.T, in io.Reader, each func(line string), name strin
 func (p *process) wait() (string, int) {
 	<-p.done
 	return p.out.String(), p.cmd.ProcessState.ExitCode()
+}
+
+// await waits until the program has said something.
+func (p *process) await(text string) {
+	p.t.Helper()
+	for ended := false; ; {
+		p.mu.Lock()
+		said, more := p.out.String(), p.more
+		p.mu.Unlock()
+		if strings.Contains(said, text) {
+			return
+		}
+		if ended {
+			p.t.Fatalf("it never said %q:\n%s", text, said)
+		}
+		select {
+		case <-more:
+		case <-p.done:
+			ended = true // what it said last counts
+		}
+	}
 }
 
 func (p *process) signal(s syscall.Signal) { p.cmd.Process.Signal(s) }
@@ -197,20 +226,14 @@ func TestSignals(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			db := filepath.Join(t.TempDir(), "s.db")
-			var p *process
-			started := make(chan struct{})
-			sent := false
-			p = startStation(t, func(l string) {
-				if !sent && strings.Contains(l, "upload 1") {
-					sent = true
-					<-started
-					for _, s := range tt.signals {
-						p.signal(s)
-						time.Sleep(50 * time.Millisecond) // two signals at once would be one
-					}
+			p := startStation(t, nil, "demo", "--units", "9", "--sites", "3", "--db", db, "--order", "WO")
+			p.await("upload 1")
+			for n, s := range tt.signals {
+				if n > 0 {
+					p.await("Stopping:") // two signals at once would be one
 				}
-			}, "demo", "--units", "9", "--sites", "3", "--db", db, "--order", "WO")
-			close(started)
+				p.signal(s)
+			}
 			log, code := p.wait()
 			if code != exitFailed {
 				t.Errorf("exit code %d:\n%s", code, log)

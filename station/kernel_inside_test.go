@@ -687,18 +687,8 @@ func judge(t *testing.T, edges []edge) (worked map[string]int) {
 // from in, and returns when it first says what is waited for.
 func (b *farSide) start(t *testing.T, config string, units int, in io.Reader, until string) *process {
 	t.Helper()
-	said := make(chan struct{})
-	say := sync.OnceFunc(func() { close(said) })
-	p := startProgram(t, in, func(l string) {
-		if strings.Contains(l, until) {
-			say()
-		}
-	}, "/station", "run", "--config", config, "--order", "WO-1", "--quantity", strconv.Itoa(units))
-	select {
-	case <-said:
-	case <-p.done:
-		t.Fatalf("the station never said %q:\n%s", until, p.out.String())
-	}
+	p := startProgram(t, in, nil, "/station", "run", "--config", config, "--order", "WO-1", "--quantity", strconv.Itoa(units))
+	p.await(until)
 	return p
 }
 
@@ -846,7 +836,7 @@ func (b *farSide) testSignals(t *testing.T, signals []syscall.Signal, want strin
 	p := b.start(t, config, 2*sites, strings.NewReader(labels(1, 2*sites)), halfway)
 	for n, s := range signals {
 		if n > 0 {
-			time.Sleep(100 * time.Millisecond) // two at once would be one
+			p.await("Stopping:") // two at once would be one
 		}
 		p.signal(s)
 	}
